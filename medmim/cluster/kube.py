@@ -3,10 +3,11 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ API = {
 MANAGED_BY_MEDMIM = "app.kubernetes.io/managed-by=medmim"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _SECONDS = (5.0, 30.0)  # to connect, to answer
+_FRESH = 60.0  # s in which two clocks run alike
 
 
 class Retryable(Exception):
@@ -54,19 +56,22 @@ class Kube:
     Attributes:
         api: The `kubernetes` client's ApiClient.
         namespace: Of all its calls.
+        clock: The API server's time in its last answer, and this machine's own clock then.
     """
 
     api: Any
     namespace: str
+    clock: list[tuple[datetime, float]] = field(default_factory=list, repr=False, compare=False)
 
     def get(self, kind: str, name: str) -> Object | None:
         """The object, or None where there is none."""
         found: Object | None = self._call("GET", "get", kind, name)[0]
         return found
 
-    def list(self, kind: str, selector: str = "") -> list[Object]:
-        """The objects that match a label selector."""
-        query = urlencode({"labelSelector": selector}) if selector else ""
+    def list(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
+        """The objects that match a label selector and a field selector."""
+        given = {"labelSelector": selector, "fieldSelector": fields}
+        query = urlencode({key: value for key, value in given.items() if value})
         found: list[Object] = (self._call("GET", "list", kind, query=query)[0] or {}).get("items", [])
         return found
 
@@ -110,9 +115,11 @@ class Kube:
         return self._call("GET", "get", "pods", f"{pod}/log", query=query)[0] or ""
 
     def now(self) -> datetime:
-        """The API server's clock: that of this machine may be wrong."""
-        headers = self._retry("GET", "get", "version", "/version")[1]  # every account may read it
-        return parsedate_to_datetime(headers["Date"])
+        """The API server's clock: that of this machine may be wrong. Each answer has it, so it is seldom asked for."""
+        if not self.clock or time.monotonic() - self.clock[0][1] > _FRESH:
+            self._retry("GET", "get", "version", "/version")  # every account may read it
+        told, then = self.clock[0]
+        return told + timedelta(seconds=time.monotonic() - then)
 
     def _call(
         self, method: str, verb: str, kind: str, name: str = "", body: Object | None = None, query: str = ""
@@ -135,6 +142,8 @@ class Kube:
     def _once(self, method: str, verb: str, kind: str, path: str, body: Object | None) -> tuple[Any, Mapping[str, str]]:
         is_log = path.partition("?")[0].endswith("/log")
         status, answer, headers = self.request(method, path, body)
+        if "Date" in headers:
+            self.clock[:] = [(parsedate_to_datetime(headers["Date"]), time.monotonic())]
         if status < 300:
             return (answer if is_log else json.loads(answer)), headers
         if is_log and status in (400, 404, 500):  # not started; its pod is gone; its node does not answer

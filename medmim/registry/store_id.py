@@ -31,7 +31,7 @@ def read(ws: Workspace) -> str:
         UserError: The file was edited into something else.
     """
     try:
-        return _parse(ws, open_store(ws.store).read(FILE))
+        return _parse(ws, open_store(ws.store).read_unchanged(FILE))
     except FileNotFoundError:
         return ""
 
@@ -40,7 +40,7 @@ def made(ws: Workspace) -> str:
     """The store's id, made now where it has none. Raises as `read`."""
     place = open_store(ws.store)
     place.create(FILE, json.dumps({"id": uuid.uuid4().hex}).encode())
-    return _parse(ws, place.read(FILE))
+    return _parse(ws, place.read_unchanged(FILE))
 
 
 def tag(identity: str) -> str:

@@ -148,7 +148,7 @@ def wait_for_end(looks: Sequence[Look], lasts: float, over: Callable[[float], bo
     """
     seen, unrenewed, before = dict[Look, str](), 0.0, time.monotonic()
     while unrenewed <= lasts:
-        if over(min(10.0, lasts / _RENEWALS)):
+        if over(min(30.0, lasts / _RENEWALS)):
             return None
         answered = renewed = False
         for look in looks:

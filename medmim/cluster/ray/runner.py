@@ -25,6 +25,7 @@ from medmim.cluster.ray.state import (
     has_ended,
     head_of,
     is_ready,
+    is_submitter,
     pod_count,
     pods_of,
     ray_pods,
@@ -33,7 +34,10 @@ from medmim.cluster.ray.state import (
 from medmim.errors import Unavailable, UserError, within
 from medmim.recipe.schema import Platform
 
-_EVERY = 2.0  # s between two polls
+_EVERY = 2.0  # s between two looks for the driver's result, in the store
+_SEEN_EVERY = 10.0  # s between two looks at job, pods and log: thirty jobs ask the API server 20 times a second at most
+_EVENTS_EVERY = 30.0  # s between two looks at the Events of a job that waits
+_ASKED_ABOUT = 4  # pods whose Events are read: those of one job wait for the same
 _DELETION = 105.0  # s that a deleted job may take to disappear, beside the grace period of its pods
 _ARCHIVE = 30.0  # s that a job may be kept for its logs
 _LOOK = 30.0  # s that a server may take in one poll
@@ -155,6 +159,9 @@ class _History:
 
     log: Log
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=50))
+    pods: list[Object] = field(default_factory=list)
+    events: list[Object] = field(default_factory=list)
+    events_read: float = 0.0  # by this machine's clock
     cluster: str = ""
     heads: set[str] = field(default_factory=set)  # of this cluster
     missing_since: datetime | None = None  # when there began to be fewer pods than the job asks for
@@ -168,21 +175,27 @@ def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Diagnosis:
     An API server or a store that is away says nothing about the job: it goes on, and so does the wait for it, for as
     long as the job itself may last.
     """
-    submitter = f"batch.kubernetes.io/job-name={job['metadata']['name']}"
-    history = _History(Log(kube, lambda: kube.list("pods", submitter)))
-    answered, deadline = time.monotonic(), platform.pods.deadline_minutes * 60
+    history = _History(Log(kube, lambda: [pod for pod in history.pods if is_submitter(pod)]))
+    answered, deadline, due = time.monotonic(), platform.pods.deadline_minutes * 60, 0.0
+    state: State | None = None
+    unseen: Unavailable | None = None
     while True:
-        state, away = None, None
-        try:
-            with within(_LOOK):
-                state = _poll(kube, job, history)
-                _print_events(history)
-        except Unavailable as error:
-            away = error
-            history.missing_since = history.unpulled_since = None  # nobody could make or pull anything meanwhile
+        if time.monotonic() >= due:
+            state = unseen = None
+            try:
+                with within(_LOOK):
+                    state = _poll(kube, job, history)
+                    _print_events(history)
+            except Unavailable as error:
+                unseen = error
+                history.missing_since = history.unpulled_since = None  # nobody could make or pull anything meanwhile
+            due = time.monotonic() + _SEEN_EVERY
+        away = unseen
         try:
             with within(_LOOK):
                 if read_result(uri):  # the driver's result counts, whatever status KubeRay gives the job
+                    with suppress(Unavailable):
+                        _print_events(history)
                     return Diagnosis("done", UserError("the driver has written its result"))
         except Unavailable as error:
             away = error
@@ -202,12 +215,18 @@ def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Diagnosis:
 
 
 def _poll(kube: Kube, job: Object, history: _History) -> State:
+    known = {**job, "status": {**job.get("status", {}), "rayClusterName": history.cluster or cluster_of(job)}}
+    pods = pods_of(kube, known)
+    # A queue suspends a job before its pods go. So the job is read after them: no head is lost by a suspension.
     current = _current(kube, job)
-    pods = pods_of(kube, current) if current else []
-    # A queue suspends a job before its pods go. So read it again: no head is lost by a suspension in between.
-    after = _current(kube, job)
-    if current and (after is None or suspended(after) or cluster_of(after) != cluster_of(current)):
-        current, pods = after, []
+    if current is None or suspended(current):
+        pods = []
+    elif cluster_of(current) != cluster_of(known):  # whose pods were not asked for
+        pods = pods_of(kube, current)
+        after = _current(kube, job)
+        if after is None or suspended(after) or cluster_of(after) != cluster_of(current):
+            current, pods = after, []
+    history.pods = pods
     head = head_of(pods)
     if current and (suspended(current) or cluster_of(current) != history.cluster):
         history.heads.clear()
@@ -215,9 +234,13 @@ def _poll(kube: Kube, job: Object, history: _History) -> State:
     if head is not None:
         history.heads.add(head["metadata"]["uid"])
     incomplete = current is not None and len(ray_pods(pods)) < pod_count(current)
-    # Events say why pods do not start. Each list has all of the namespace: of many jobs too much to read for nothing.
-    events = events_of(kube, current, pods) if current and (incomplete or not all(map(is_ready, pods))) else []
-    now = kube.now()
+    unready = [pod for pod in pods if not is_ready(pod)]
+    if not current or not (incomplete or unready):
+        history.events, history.events_read = [], 0.0
+    elif time.monotonic() - history.events_read > _EVENTS_EVERY or not history.events_read:  # why pods do not start
+        history.events = events_of(kube, current, unready[:_ASKED_ABOUT])
+        history.events_read = time.monotonic()
+    events, now = history.events, kube.now()
     history.missing_since = (
         (history.missing_since or now) if current and incomplete and not suspended(current) else None
     )

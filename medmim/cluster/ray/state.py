@@ -40,9 +40,9 @@ def pods_of(kube: Kube, job: Object) -> list[Object]:
 
 
 def events_of(kube: Kube, job: Object, pods: Sequence[Object]) -> list[Object]:
-    """Events about a job, its cluster, its submitter and their pods, oldest first."""
-    names = {job["metadata"]["name"], cluster_of(job), *(pod["metadata"]["name"] for pod in pods)}
-    found = [event for event in kube.list("events") if event.get("involvedObject", {}).get("name") in names]
+    """Events about a job, its cluster, its submitter and these pods, oldest first; each is asked for by its name."""
+    names = {job["metadata"]["name"], cluster_of(job), *(pod["metadata"]["name"] for pod in pods)} - {""}
+    found = [event for name in sorted(names) for event in kube.list("events", fields=f"involvedObject.name={name}")]
     return sorted(found, key=event_time)
 
 
@@ -76,6 +76,11 @@ def pod_count(job: Object) -> int:
 def ray_pods(pods: Sequence[Object]) -> list[Object]:
     """Head and workers: all but the submitter."""
     return [pod for pod in pods if _node_type(pod)]
+
+
+def is_submitter(pod: Object) -> bool:
+    """Whether a pod is of the Kubernetes Job that submits the entrypoint."""
+    return "batch.kubernetes.io/job-name" in pod["metadata"].get("labels", {})
 
 
 def head_of(pods: Sequence[Object]) -> Object | None:

@@ -47,9 +47,9 @@ class FakeKube:
             ("worker", "ray-worker"): "",
         }
 
-    def list(self, kind: str) -> list[Object]:
+    def list(self, kind: str, fields: str) -> list[Object]:
         assert kind == "events"
-        return self.events
+        return [one for one in self.events if f"involvedObject.name={one['involvedObject']['name']}" == fields]
 
     def log(self, pod: str, container: str, last_lines: int) -> str:
         return "".join(self.logs[pod, container].splitlines(keepends=True)[-last_lines:])

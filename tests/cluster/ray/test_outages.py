@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ Object = dict[str, Any]
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, Kube]]:
     monkeypatch.setattr(runner, "_EVERY", 0.05)
+    monkeypatch.setattr(runner, "_SEEN_EVERY", 0.05)
     monkeypatch.setattr(errors, "MIN_TRIES", 2)
     with connected(tmp_path, monkeypatch) as found:
         yield found
@@ -68,6 +70,33 @@ def test_a_lost_answer_to_the_start_leaves_the_job_its_request(cluster: tuple[Cl
     step.join(30)
     assert (step.error, step.uri) == (None, "s3://b/model/1")
     assert len(folders(tmp_path / "store")) == 1
+
+
+def test_a_look_at_a_job_that_runs_asks_for_its_pods_itself_and_its_log_alone(
+    cluster: tuple[Cluster, Kube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty jobs are looked at every ten seconds, so each further request is three a second."""
+    monkeypatch.setattr(runner, "_SEEN_EVERY", 0.5)
+    server, kube = cluster
+    step = Step(a_request(), platform(kube), tmp_path / "store")
+    (job,) = until(lambda: server.of("rayjobs"))
+    server.serve("PATCH", f"/namespaces/x/rayjobs/{job['metadata']['name']}", {}, {"status": {"rayClusterName": "c"}})
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    spec = {"containers": [{"name": "main"}]}
+    for name, labels in (
+        ("head", {"ray.io/cluster": "c", "ray.io/node-type": "head"}),
+        ("worker", {"ray.io/cluster": "c", "ray.io/node-type": "worker"}),
+        ("submitter", {"batch.kubernetes.io/job-name": job["metadata"]["name"]}),
+    ):
+        server.put("pods", {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": ready})
+    until(lambda: any(path.endswith("submitter/log") for _, path in server.seen))
+    server.seen.clear()
+    until(lambda: sum(path.endswith("/log") for _, path in server.seen) == 3)
+    asked = Counter(path.rstrip("/").split("/")[-1] for _, path in server.seen if "/leases/" not in path)
+    assert asked == {"pods": 6, job["metadata"]["name"]: 3, "log": 3}
+    write_result(request_of(job), Result(uri="s3://b/model/1"))
+    step.join(30)
+    assert step.uri == "s3://b/model/1"
 
 
 def test_a_second_try_that_a_quota_refuses_leaves_the_job_its_request(

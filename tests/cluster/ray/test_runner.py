@@ -30,6 +30,12 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.cluster
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are looked at oftener than on a cluster, so that the tests end sooner."""
+    monkeypatch.setattr(runner, "_SEEN_EVERY", 2.0)
+
+
 def test_a_job_of_gpus_runs_on_tainted_nodes_under_restricted_and_leaves_nothing(cluster: Kube, tmp_path: Path) -> None:
     with nothing_left(cluster):
         step = Step(
