@@ -27,6 +27,7 @@ API = {
     "leases": "/apis/coordination.k8s.io/v1",
     "jobs": "/apis/batch/v1",
     "podtemplates": "/api/v1",
+    "configmaps": "/api/v1",
     "selfsubjectreviews": "/apis/authentication.k8s.io/v1",
     "workflows": "/apis/argoproj.io/v1alpha1",
 }

@@ -21,7 +21,25 @@ from medmim.recipe.yaml_text import parse_value, parse_yaml
 from medmim.sample import escaped, is_utf8
 from medmim.store.paths import existing
 
-_REMOVED = {"bench.resamples": "intervals are computed without drawing now; delete this line"}
+_OF_THE_PLATFORM = {  # what recipes said of pods, and the chart's values say now
+    "node_selector": "runPods.nodeSelector",
+    "tolerations": "runPods.tolerations",
+    "priority": "runPods.worker and runPods.head, spec.priorityClassName",
+    "queue": "runPods.queue",
+    "pull_secrets": "imagePullSecrets",
+    "pull_policy": "image.pullPolicy",
+    "service_account": "runPods.worker and runPods.head, spec.serviceAccountName",
+    "s3_secret": "store.existingSecret, or accounts.ray.annotations for workload identity",
+    "tracking_secret": "Secret medmim-mlflow of the run's namespace, which pods read if it is there",
+    "ca_config_map": "store.certificate",
+}
+_REMOVED = {
+    "bench.resamples": "intervals are computed without drawing now; delete this line",
+    **{
+        f"platform.pods.{key}": f"a cluster says it once, in the chart's values: {place}; delete this line"
+        for key, place in _OF_THE_PLATFORM.items()
+    },
+}
 _OFFERED = 5  # files of a folder that is given as a recipe
 
 
@@ -143,7 +161,7 @@ def audit_section(values: Mapping[str, Any], sets: Sequence[str] = ()) -> Audit:
 
 
 def from_dump(text: str) -> Recipe:
-    """Read back what `Recipe.dump` wrote.
+    """Read back what `Recipe.dump` wrote, an earlier version's too: what is the platform's now is left out.
 
     Raises:
         UserError: It is something else.
@@ -152,6 +170,9 @@ def from_dump(text: str) -> Recipe:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError("the recipe passed to this step is not JSON", reason=str(error)) from None
+    pods = (values.get("platform") or {}).get("pods") if isinstance(values, dict) else None
+    if isinstance(pods, dict):
+        values["platform"]["pods"] = {key: value for key, value in pods.items() if key not in _OF_THE_PLATFORM}
     return validate(values, "the recipe passed to this step")
 
 

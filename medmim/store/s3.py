@@ -349,8 +349,7 @@ class S3Store:
             return UserError(
                 f"the certificate of {self.endpoint} is not trusted",
                 reason=reason,
-                fix="set AWS_CA_BUNDLE to the file of the authority that signed it (in Ray pods: "
-                "platform.pods.ca_config_map)",
+                fix="set AWS_CA_BUNDLE to the authority's file that signed it (pods: the chart's store.certificate)",
             )
         if _HTTP_TO_HTTPS in reason:
             return UserError(

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from medmim import tracking
 from medmim.cli import doctor
 from medmim.errors import UserError
-from medmim.recipe.names import TRACKING_KEYS
+from medmim.recipe.names import LOGIN_KEYS
 from medmim.recipe.schema import Bench
 from medmim.registry import approval, decisions, lookup, promote, pyfunc_model, register
 from medmim.run.workspace import Workspace
@@ -282,7 +282,7 @@ def test_a_steps_user_replaces_neither_the_champion_nor_the_code_that_its_consum
 
 # What `medmim doctor --cluster` reports of a server with users
 
-SECRET = " and ".join(TRACKING_KEYS) + " from Secret medmim-mlflow"
+SECRET = " and ".join(LOGIN_KEYS) + " from Secret medmim-mlflow"
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def checked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     app.command()(doctor.doctor)
 
     def checked(user: str = "", password: str = "") -> dict[str, Any]:
-        for key, value in zip(TRACKING_KEYS, (user, password), strict=True):
+        for key, value in zip(LOGIN_KEYS, (user, password), strict=True):
             monkeypatch.setenv(key, value)
         ended = CliRunner().invoke(app, ["--cluster", "--json"])
         assert not password or password not in ended.output
@@ -331,7 +331,7 @@ def test_a_wrong_password_is_reported_with_the_secret_that_holds_it(
 
 
 def test_a_missing_login_is_reported_by_its_variables(server: Server, checked: Callable[..., dict[str, Any]]) -> None:
-    for given, unset in ((("", ""), " and ".join(TRACKING_KEYS) + " are"), (("steps", ""), TRACKING_KEYS[1] + " is")):
+    for given, unset in ((("", ""), " and ".join(LOGIN_KEYS) + " are"), (("steps", ""), LOGIN_KEYS[1] + " is")):
         row = checked(*given)
         assert row["status"] == "fail"
         assert row["found"] == f"MLflow at {server.uri} requires a login: 401; {unset} not set here"

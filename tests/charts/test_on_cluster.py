@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from medmim.cluster import pod_templates
 from medmim.cluster.ray.pods import head, submitter
 from medmim.recipe.pods import Pods
 from tests.charts.network import Pod, about
@@ -332,13 +333,13 @@ def _setting(place: Place, key: str) -> str:
 
 def _ray_job(place: Place) -> Object:
     """A training run that upgrade and rollback must not touch, once KubeRay has taken it."""
-    pods = Pods.model_validate_json(
-        json.dumps({"node_selector": {"type": "simulated"}, "tolerations": [{"key": "nvidia.com/gpu"}]})
-    )
+    templates = pod_templates.parse(json.dumps({role: [{"spec": ON_SIMULATED}] for role in ("head", "submitter")}))
     spec = {
         "entrypoint": "sleep 600",
-        "submitterPodTemplate": submitter(pods, "none"),
-        "rayClusterSpec": {"headGroupSpec": {"rayStartParams": {}, "template": head(pods, "none", "lease")}},
+        "submitterPodTemplate": submitter(Pods(), templates, "none"),
+        "rayClusterSpec": {
+            "headGroupSpec": {"rayStartParams": {}, "template": head(Pods(), templates, "none", "lease")}
+        },
     }
     job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "kept"}, "spec": spec}
     place.kubectl("-n", place.runs, "apply", "-f", "-", stdin=yaml.safe_dump(job))

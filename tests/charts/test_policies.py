@@ -5,6 +5,7 @@ from itertools import pairwise, product
 
 import pytest
 
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.cluster.ray.pods import head, submitter, worker
 from medmim.recipe.pods import Pods
 from pipelines import pod as step_pod
@@ -38,10 +39,10 @@ PODS = {
     "run-check": ours("test", RUN),
     "promotion-in-kfp": Pod(PROMOTERS, step_pod.LABELS),
     "sweep": ours("sweep", RUN),
-    "head": ray(head(Pods(), "image", "lease"), "head"),
-    "worker": ray(worker(Pods(), "image"), "worker"),
-    "submitter": ray(submitter(Pods(), "image"), ""),
-    "head-of-another-namespace": ray(head(Pods(), "image", "lease"), "head", OTHER),
+    "head": ray(head(Pods(), PodTemplates(), "image", "lease"), "head"),
+    "worker": ray(worker(Pods(), PodTemplates(), "image"), "worker"),
+    "submitter": ray(submitter(Pods(), PodTemplates(), "image"), ""),
+    "head-of-another-namespace": ray(head(Pods(), PodTemplates(), "image", "lease"), "head", OTHER),
     "kfp": Pod("kubeflow", {"app": "ml-pipeline"}),
     "kfps-driver": Pod(RUN, {"pipelines.kubeflow.org/v2_component": "true", "component": "driver"}),
     "kuberay": Pod("kuberay-system", {"app.kubernetes.io/name": "kuberay-operator"}),

@@ -32,8 +32,7 @@ PODS = {
     "platform.pods": json.dumps(
         {
             "cpus": 0.4, "memory": "2Gi", "head_cpus": 0.4, "head_memory": "3Gi", "shared_memory": "256Mi",
-            "ephemeral_storage": "2Gi", "node_selector": {"type": "real"}, "pull_policy": "IfNotPresent",
-            "lease_seconds": LEASE,
+            "ephemeral_storage": "2Gi", "lease_seconds": LEASE,
         }
     ),
 }  # fmt: skip

@@ -88,6 +88,7 @@ class Namespace:
             "image": {"repository": repository, "tag": tag},
             "cudaImage": {"repository": repository},  # one image on the node, for all
             "runNamespaces": [{"name": self.name, "create": True}],
+            "runPods": {"nodeSelector": REAL},
             "store": {
                 "artifacts": self.store,
                 "mlflow": f"s3://{self.bucket}/mlflow",

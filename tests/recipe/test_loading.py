@@ -71,6 +71,30 @@ def test_a_key_of_an_earlier_version_is_said_to_be_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("tolerations: [{key: gpu}]", "runPods.tolerations"),
+        ("queue: team-a", "runPods.queue"),
+        ("pull_secrets: [registry]", "imagePullSecrets"),
+        ("s3_secret: null", "accounts.ray.annotations"),
+        ("ca_config_map: ours", "store.certificate"),
+    ],
+)
+def test_a_key_that_the_cluster_says_now_names_its_new_place(tmp_path: Path, line: str, place: str) -> None:
+    with pytest.raises(UserError) as raised:
+        loading.load(write(tmp_path, MINIMAL + f"platform: {{pods: {{{line}}}}}\n"))
+    (problem,) = raised.value.problems
+    assert problem.startswith(f"platform.pods.{line.partition(':')[0]}: no longer a key") and place in problem
+
+
+def test_a_recipe_that_an_earlier_version_wrote_is_read_without_what_the_cluster_says_now() -> None:
+    text = loading.load("demo").dump()
+    values = json.loads(text)
+    values["platform"]["pods"] |= {"queue": None, "tolerations": [], "s3_secret": "medmim-s3", "pull_policy": "Never"}
+    assert loading.from_dump(json.dumps(values)).dump() == text
+
+
+@pytest.mark.parametrize(
     "text", ["a: &a [*a]\n", "name: !!set {a}\n", "name: !!binary aGk=\n", "name: !!timestamp 2024-01-01\n"]
 )
 def test_yaml_that_json_lacks_is_one_clear_error(tmp_path: Path, text: str) -> None:

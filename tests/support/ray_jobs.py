@@ -13,15 +13,15 @@ from medmim.cluster.ray.request import Request, Result, write_result
 from medmim.recipe.schema import Platform
 from tests.support.waiting import until
 
-SIMULATED = {
-    "node_selector": {"type": "simulated"},
-    "tolerations": ({"key": "nvidia.com/gpu"},),
-    "pending_minutes": 0.25,
+_ON_SIMULATED = {
+    "nodeSelector": {"type": "simulated"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
 }
+ON_SIMULATED = json.dumps({role: [{"spec": _ON_SIMULATED}] for role in ("head", "worker", "submitter")})  # MEDMIM_PODS
 
 
 def platform(kube: Kube, workers: int = 1, **pods: Any) -> Platform:
-    settings = {"namespace": kube.namespace, **SIMULATED, **pods}
+    settings = {"namespace": kube.namespace, "pending_minutes": 0.25, **pods}
     return Platform.model_validate_json(json.dumps({"ray": "rayjob", "workers": workers, "pods": settings}))
 
 

@@ -12,9 +12,11 @@ automountServiceAccountToken: {{ .token | default false }}
 enableServiceLinks: false # a Service named mlflow would set MLFLOW_PORT
 securityContext:
   runAsNonRoot: true
+  {{- if not .root.Values.uidByNamespace }}
   runAsUser: 10001
   runAsGroup: 10001
   fsGroup: 10001 # else a volume is root's
+  {{- end }}
   seccompProfile: {type: RuntimeDefault}
 {{- include "medmim.pullSecrets" .root }}
 {{- with .like.nodeSelector }}
@@ -58,7 +60,7 @@ securityContext:
 
 {{/* Settings by reference. s3, mlflow: names of Secrets, empty for none. patience: seconds, where it is not that of all. */}}
 {{- define "medmim.env" -}}
-{{- range list "MEDMIM_STORE" "MEDMIM_PATIENCE" "MLFLOW_TRACKING_URI" "AWS_ENDPOINT_URL" "AWS_REGION" "AWS_CA_BUNDLE" "MEDMIM_CACHE_CLAIM" }}
+{{- range list "MEDMIM_STORE" "MEDMIM_PATIENCE" "MLFLOW_TRACKING_URI" "MLFLOW_TRACKING_SERVER_CERT_PATH" "AWS_ENDPOINT_URL" "AWS_REGION" "AWS_CA_BUNDLE" "MEDMIM_CACHE_CLAIM" }}
 - name: {{ . }}
   {{- if and $.patience (eq . "MEDMIM_PATIENCE") }}
   value: {{ $.patience | quote }}
@@ -68,7 +70,7 @@ securityContext:
 {{- end }}
 {{- include "medmim.s3" . }}
 {{- with .mlflow }}
-{{- range list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" }}
+{{- range list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" }}
 - name: {{ . }}
   valueFrom: {secretKeyRef: {name: {{ $.mlflow }}, key: {{ . }}, optional: true}}
 {{- end }}

@@ -8,9 +8,11 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from medmim.cluster.kube import API, Kube, Object, Retryable
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.cluster.ray import manifest
 from medmim.cluster.ray.request import Request
 from medmim.doctor.check import Check
@@ -149,14 +151,14 @@ def crds(kube: Kube) -> Check:
     return Check("crds", "ok", f"RayJob {API['rayjobs'][6:]}, Workflow {API['workflows'][6:]}")
 
 
-def kuberay(kube: Kube, platform: Platform, image: str | None) -> Check:
+def kuberay(kube: Kube, platform: Platform, templates: PodTemplates, image: str | None) -> Check:
     """Whether the API server accepts medmim's RayJob field by field, and KubeRay's operator reconciles it.
 
     The job is suspended, so that no pod is made of it, and removed at once; `medmim runs sweep` would do so too.
     """
     name = f"doctor-{secrets.token_hex(8)}"
-    unqueued = platform.model_copy(update={"pods": platform.pods.model_copy(update={"queue": None})})
-    body = manifest.rayjob(Request("finetune", "{}", "doctor", {}), "", unqueued, image or "medmim", name, 1)
+    unqueued = replace(templates, job={})
+    body = manifest.rayjob(Request("finetune", "{}", "doctor", {}), "", platform, unqueued, image or "medmim", name, 1)
     body["metadata"] |= {"name": name, "annotations": {}}
     body["spec"]["suspend"] = True
     path = f"{API['rayjobs']}/namespaces/{kube.namespace}/rayjobs"

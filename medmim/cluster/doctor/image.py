@@ -7,15 +7,15 @@ import yaml
 
 from medmim.cluster.doctor.api import Unchecked, items, read
 from medmim.cluster.kube import Kube, Object
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.cluster.ray.diagnose import UNPULLED
 from medmim.doctor.check import Check
 from medmim.errors import UserError
 from medmim.recipe import names
-from medmim.recipe.pods import Pods
 
 Keys = Mapping[str, tuple[str, ...]]  # name of a Secret -> its keys
 
-_OPTIONAL = {names.TRACKING_SECRET: names.TRACKING_KEYS}  # steps read these where they exist
+_PULLING = (names.STEP_ACCOUNT, names.RAY_ACCOUNT)
 _REGISTRY = (".dockerconfigjson", ".dockercfg")
 _STOCK: Keys = {"mlpipeline-minio-artifact": ("accesskey", "secretkey")}  # of KFP's own manifests
 
@@ -55,20 +55,21 @@ def _image(kube: Kube, named: str) -> Check:
     return Check("image", "ok", f"{named}; {seen}")
 
 
-def has_login(kube: Kube, pods: Pods) -> bool:
+def has_login(kube: Kube) -> bool:
     """Whether pods get a login for MLflow. Raises `Unchecked` where this account may not look."""
-    return bool(pods.tracking_secret) or _keys(kube, "secrets", names.TRACKING_SECRET) is not None
+    return _keys(kube, "secrets", names.TRACKING_SECRET) is not None
 
 
-def secrets(kube: Kube, pods: Pods) -> Check:
+def secrets(kube: Kube, templates: PodTemplates) -> Check:
     """Whether the secrets and ConfigMaps that pods refer to exist with their keys; names only, no value."""
-    referred = ((pods.s3_secret, names.S3_KEYS), (pods.tracking_secret, names.TRACKING_KEYS))
-    wanted = {name: keys for name, keys in referred if name}
+    wanted: Keys = {names.S3_SECRET: names.S3_KEYS} if templates.s3_secret else {}
     complete, problems, fixes = [], [], []
-    for name, keys in {**_OPTIONAL, **wanted}.items():
+    for name, keys in {names.TRACKING_SECRET: names.LOGIN_KEYS, **wanted}.items():
         found = _keys(kube, "secrets", name)
         if found is None and name not in wanted:
             continue
+        if name == names.TRACKING_SECRET and names.TRACKING_KEYS[-1] in (found or ()):  # a token needs no user
+            keys = names.TRACKING_KEYS[-1:]
         missing = [key for key in keys if key not in (found or ())]
         if not missing:
             complete.append(name)
@@ -77,23 +78,44 @@ def secrets(kube: Kube, pods: Pods) -> Check:
         problems.append(f"no secret {name}" if found is None else f"secret {name} has no key {', '.join(missing)}")
         apply = f"kubectl -n {kube.namespace} create secret generic {name} {literals}"
         fixes.append(apply if found is None else f"{apply} --dry-run=client -o yaml | kubectl apply -f -")
-    for name in pods.pull_secrets:
+    for name in _pull_secrets(kube, templates):
         found = _keys(kube, "secrets", name)
         if found is None or not set(found) & set(_REGISTRY):
             problems.append(f"no pull secret {name}" if found is None else f"{name} is not a registry secret")
             fixes.append(f"kubectl -n {kube.namespace} create secret docker-registry {name} --docker-server=...")
         else:
             complete.append(name)
-    if pods.ca_config_map:
-        found = _keys(kube, "configmaps", pods.ca_config_map)
-        if "ca.crt" not in (found or ()):
-            problems.append(f"no key ca.crt in ConfigMap {pods.ca_config_map}")
-            fixes.append(f"kubectl -n {kube.namespace} create configmap {pods.ca_config_map} --from-file=ca.crt=FILE")
+    for kind, name in _mounted(templates):
+        if _keys(kube, kind, name) is None:
+            problems.append(f"no {kind.removesuffix('s')} {name}, which runPods.volumes of the chart mounts")
+            fixes.append(f"make it in {kube.namespace}, or correct the chart's runPods.volumes")
         else:
-            complete.append(pods.ca_config_map)
+            complete.append(name)
     if problems:
         raise UserError("; ".join(problems), fix="; ".join(fixes))
     return Check("secrets", "ok", ", ".join(complete) or "none is referred to")
+
+
+def _pull_secrets(kube: Kube, templates: PodTemplates) -> list[str]:
+    """Names of the Secrets to pull with: of the accounts of steps and Ray pods, and of the pods themselves."""
+    found = [read(kube, f"/api/v1/namespaces/{kube.namespace}/serviceaccounts/{name}") or {} for name in _PULLING]
+    found += [one.get("spec") or {} for role in (templates.step, templates.head, templates.worker) for one in role]
+    return list(dict.fromkeys(one["name"] for part in found for one in part.get("imagePullSecrets") or []))
+
+
+def _mounted(templates: PodTemplates) -> list[tuple[str, str]]:
+    """Secrets and ConfigMaps that the platform's volumes are of, unless they may be absent."""
+    volumes = [
+        volume
+        for role in (templates.step, templates.head, templates.worker)
+        for one in role
+        for volume in (one.get("spec") or {}).get("volumes") or []
+    ]
+    secrets = [("secrets", one["secret"], "secretName") for one in volumes if "secret" in one]
+    maps = [("configmaps", one["configMap"], "name") for one in volumes if "configMap" in one]
+    return list(
+        dict.fromkeys((kind, str(one.get(key))) for kind, one, key in [*secrets, *maps] if not one.get("optional"))
+    )
 
 
 def launcher(kube: Kube, kfp: str) -> Check:
@@ -177,5 +199,5 @@ def _pull_error(kube: Kube, pod: str, reason: str, named: str) -> UserError:
     return UserError(
         f"pod {pod} cannot pull {named}",
         reason=reason[:300],
-        fix=f"check name and digest, and platform.pods.pull_secrets; kubectl -n {kube.namespace} describe pod {pod}",
+        fix=f"check name and digest, and the chart's imagePullSecrets; kubectl -n {kube.namespace} describe pod {pod}",
     )

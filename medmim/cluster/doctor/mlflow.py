@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from medmim.cluster.doctor.servers import request
 from medmim.doctor.check import Check
 from medmim.errors import Unavailable, UserError
-from medmim.recipe.names import TRACKING_KEYS, TRACKING_SECRET
+from medmim.recipe.names import LOGIN_KEYS, TRACKING_SECRET
 from medmim.redact import shown
 
 EXPERIMENT = "medmim-check"  # of the artifact; one for each user, since whoever makes an experiment manages it
@@ -163,9 +163,9 @@ def _denied(at: str, path: str, status: int, text: str) -> Denied:
     """Why a server with users says no: no login, a wrong password, or too few permissions."""
     login = _login()
     who = f"user {login[0]}" if login else "the bearer of MLFLOW_TRACKING_TOKEN" if _bearer() else ""
-    source = f"pods take {' and '.join(TRACKING_KEYS)} from Secret {TRACKING_SECRET} of their namespace"
+    source = f"pods take {' and '.join(LOGIN_KEYS)} from Secret {TRACKING_SECRET} of their namespace"
     if not who:
-        unset = " and ".join(key for key in TRACKING_KEYS if not os.environ.get(key))
+        unset = " and ".join(key for key in LOGIN_KEYS if not os.environ.get(key))
         return Denied(
             f"MLflow at {at} requires a login: {status}",
             f"{unset} {'are' if ' and ' in unset else 'is'} not set here",
@@ -187,7 +187,7 @@ def _denied(at: str, path: str, status: int, text: str) -> Denied:
 
 
 def _login() -> tuple[str, str] | None:
-    user, password = map(os.environ.get, TRACKING_KEYS)
+    user, password = map(os.environ.get, LOGIN_KEYS)
     return (user, password) if user and password else None
 
 

@@ -5,6 +5,7 @@ A dry run passes the same admission as a real pod: account, priority class, Pod 
 
 from medmim.cluster.doctor.api import Unchecked, ask, items
 from medmim.cluster.kube import Kube, Object
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.cluster.ray import pods
 from medmim.doctor.check import Check
 from medmim.errors import UserError
@@ -14,10 +15,10 @@ _GPU = "nvidia.com/gpu"
 _PRODUCT = "nvidia.com/gpu.product"
 
 
-def admission(kube: Kube, platform: Platform, image: str | None) -> Check:
+def admission(kube: Kube, platform: Platform, templates: PodTemplates, image: str | None) -> Check:
     """Whether the API server would admit each pod of a Ray job; a dry run, which starts none."""
     problems = []
-    for role, template in _templates(platform, image).items():
+    for role, template in _templates(platform, templates, image).items():
         body = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -36,7 +37,7 @@ def admission(kube: Kube, platform: Platform, image: str | None) -> Check:
     if problems:
         raise UserError(
             "pods of a Ray job would not be admitted",
-            fix="fix what is named: account, priority class, quota or limit range; or ask for less in platform.pods",
+            fix="fix what is named: quota, limit range or the chart's runPods; or ask for less in platform.pods",
             problems=problems,
         )
     return Check("pods", "ok", "head, worker and submitter would be admitted (dry run)")
@@ -54,11 +55,11 @@ def nodes(kube: Kube) -> Check:
     return Check("nodes", "ok", f"{len(found)} nodes, {listed or 'no GPU'}")
 
 
-def _templates(platform: Platform, image: str | None) -> dict[str, Object]:
+def _templates(platform: Platform, templates: PodTemplates, image: str | None) -> dict[str, Object]:
     """The pods of a Ray job by their role; of workers, which are all alike, one."""
     name = image or "medmim"
     return {
-        "head": pods.head(platform.pods, name, "doctor"),
-        "worker": pods.worker(platform.pods, name),
-        "submitter": pods.submitter(platform.pods, name),
+        "head": pods.head(platform.pods, templates, name, "doctor"),
+        "worker": pods.worker(platform.pods, templates, name),
+        "submitter": pods.submitter(platform.pods, templates, name),
     }

@@ -10,7 +10,7 @@ from medmim.cluster.doctor.setup import Setup
 from medmim.cluster.kube import Kube
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
-from medmim.recipe.names import SETTINGS
+from medmim.recipe.names import RAY_ACCOUNT, SETTINGS
 
 
 def check_all(kube: Kube | None, setup: Setup) -> Iterator[Check]:
@@ -33,14 +33,14 @@ def check_all(kube: Kube | None, setup: Setup) -> Iterator[Check]:
     checks: dict[str, Callable[[], Check]] = {
         "namespace": lambda: api.namespace(kube),
         "account": lambda: access.account(kube),
-        "accounts": lambda: access.accounts(kube, platform.pods.service_account),
+        "accounts": lambda: access.accounts(kube, RAY_ACCOUNT),
         "crds": lambda: api.crds(kube),
-        "kuberay": lambda: api.kuberay(kube, platform, setup.images()[1]),
+        "kuberay": lambda: api.kuberay(kube, platform, setup.pods, setup.images()[1]),
         "settings": lambda: _settings(setup),
-        "secrets": lambda: image.secrets(kube, platform.pods),
+        "secrets": lambda: image.secrets(kube, setup.pods),
         "launcher": lambda: image.launcher(kube, setup.kfp),
         "image": lambda: image.images(kube, setup.images()),
-        "pods": lambda: pods.admission(kube, platform, setup.images()[1]),
+        "pods": lambda: pods.admission(kube, platform, setup.pods, setup.images()[1]),
         "nodes": lambda: pods.nodes(kube),
         **{name: unchecked_outside(kube, check) for name, check in remote.items()},
         "clock": lambda: servers.clock(kube, {"the store": setup.store, "MLflow": setup.tracking}),

@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from medmim.cluster import images
+from medmim.cluster import images, pod_templates
 from medmim.cluster.doctor.api import read
 from medmim.cluster.kube import Kube
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.errors import UserError
 from medmim.recipe import names
 from medmim.recipe.schema import Platform
@@ -60,6 +61,11 @@ class Setup:
         """
         configured = self.configured.get(images.IMAGE), self.configured.get(images.CUDA_IMAGE)
         return images.chosen(*nearer, images.of_recipe(self.platform.pods), images.of_environment(), configured)
+
+    @property
+    def pods(self) -> PodTemplates:
+        """What the platform wants of pods. Raises UserError where its text cannot be read."""
+        return pod_templates.parse(self.get(pod_templates.SETTING))
 
     @property
     def environment(self) -> dict[str, str]:

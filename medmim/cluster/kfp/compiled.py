@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
@@ -11,6 +12,8 @@ from typing import Any
 import yaml
 
 from medmim import __version__
+from medmim.cluster.kfp import step_template
+from medmim.cluster.kube import Object
 from medmim.errors import UserError
 from medmim.recipe import names
 
@@ -103,6 +106,22 @@ def with_raw_data(ir: Ir, claim: str) -> Ir:
     executor = _on_kubernetes(platform).get("exec-data")
     if executor is not None:
         executor.setdefault("pvcMount", []).append(_mount(claim, names.RAW_FOLDER))
+    return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
+
+
+def with_templates(ir: Ir, templates: Sequence[Object]) -> Ir:
+    """The same pipeline with what the platform wants of each step's pod.
+
+    Raises:
+        UserError: A part of it is beyond KFP.
+    """
+    if not any(templates):
+        return ir
+    spec, platform = yaml.load_all(ir.text, _LOADER)
+    containers = spec["deploymentSpec"]["executors"]
+    for name, executor in _on_kubernetes(platform).items():
+        for template in templates:
+            step_template.apply(executor, containers[name]["container"], template)
     return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
 
 

@@ -17,6 +17,7 @@ from medmim.cluster.doctor.setup import Setup, resolve
 from medmim.cluster.kfp import pods
 from medmim.cluster.kfp.client import Api
 from medmim.cluster.kube import Kube, connect
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import Unavailable, UserError
 from medmim.lvlm import checkpoint, llava
@@ -111,17 +112,17 @@ def invalid_names(run: str, experiment: str, namespace: str, uri: str) -> list[s
     return problems
 
 
-def missing(kube: Kube, recipe: Recipe, kfp: str) -> list[str]:
+def missing(kube: Kube, recipe: Recipe, templates: PodTemplates, kfp: str) -> list[str]:
     """What the steps of this recipe need and the cluster does not have, as far as this account may check it."""
     checks = {
         "namespace": lambda: _namespace(kube),
         "account": lambda: _account(kube),
-        "secrets": lambda: image.secrets(kube, recipe.platform.pods),
+        "secrets": lambda: image.secrets(kube, templates),
         "launcher": lambda: image.launcher(kube, kfp),
     }
     if recipe.platform.ray == "rayjob":
         checks["crds"] = lambda: api.crds(kube)
-        checks["accounts"] = lambda: access.accounts(kube, recipe.platform.pods.service_account)
+        checks["accounts"] = lambda: access.accounts(kube, names.RAY_ACCOUNT)
     found = run_side_by_side({name: api.warn_unchecked(name, check) for name, check in checks.items()})
     return [f"{one.name}: {one.found}; fix: {one.fix}" for one in found if one.status == "fail"]
 
@@ -139,7 +140,7 @@ def mlflow_notes(kube: Kube | None, setup: Setup) -> list[str]:
         return []
     except UserError as error:
         with suppress(api.Unchecked):
-            if isinstance(error, mlflow.Denied) and kube and not image.has_login(kube, setup.platform.pods):
+            if isinstance(error, mlflow.Denied) and kube and not image.has_login(kube):
                 raise error from None
         return [f"{error.fact}; that is what this environment gets, and pods have a login of their own"]
     return []
@@ -235,7 +236,7 @@ def _passwords(values: Any, key: str = "") -> Iterator[str]:
     elif isinstance(values, str) and _PASSWORD.search(values):
         yield (
             f"{key}: an address with a password in it; recipes are no place for secrets: "
-            "platform.pods.s3_secret and tracking_secret name Secrets of the namespace"
+            "pods have the Secrets of their namespace"
         )
 
 

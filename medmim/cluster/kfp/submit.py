@@ -19,6 +19,7 @@ from medmim.cluster.kfp.client import Api
 from medmim.cluster.kfp.compiled import Ir
 from medmim.cluster.kfp.errors import NotSent, Unanswered
 from medmim.cluster.kfp.image import NotFound, pin, version_of
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.errors import BAD_INPUT, Unavailable, UserError
 from medmim.progress import say
 from medmim.recipe import names
@@ -142,6 +143,7 @@ def plan(
     who = _tried(errors, lambda: submitter.who_submits(reached or Access("", token=os.environ.get("KFP_TOKEN", ""))))
     place = preflight.place(api, recipe) if api else preflight.without_kfp(recipe, reached.namespace if reached else "")
     setup, notes = place.setup, list(place.notes)
+    templates = _tried(errors, lambda: setup.pods) or PodTemplates()
     (named, with_torch), store = setup.images((image, cuda_image)), setup.store.rstrip("/")
     uri = f"{store}/runs/{run}/{RECIPE}"
     space = reached.namespace if reached else ""
@@ -151,16 +153,18 @@ def plan(
             "image: not configured; --image, platform.pods.image or MEDMIM_IMAGE: registry/medmim@sha256:..."
         )
     if api and place.kube:
-        problems += preflight.missing(place.kube, recipe, api.access.host)
+        problems += preflight.missing(place.kube, recipe, templates, api.access.host)
     if not any(problem.startswith("platform.store:") for problem in problems):
         _tried(errors, lambda: _refuse_store(recipe, store, run))
     notes += _tried(errors, lambda: preflight.mlflow_notes(place.kube, setup)) or []
-    pinned = _tried(errors, lambda: pin(named)) if named else None
-    cuda = pinned if with_torch == named else _tried(errors, lambda: pin(with_torch))
+    known = _as_named if templates.never_pulled else pin
+    pinned = _tried(errors, lambda: known(named)) if named else None
+    cuda = pinned if with_torch == named else _tried(errors, lambda: known(with_torch))
     for one in dict.fromkeys(filter(None, (pinned, cuda))):
-        notes += _tried(errors, partial(image_notes, one)) or []
+        notes += _tried(errors, partial(_note_of_node if templates.never_pulled else image_notes, one)) or []
     asked = recipe.platform.pods.vllm_image
-    serving = _tried(errors, lambda: pin(asked)) if asked else None
+    serving = _tried(errors, lambda: known(asked)) if asked else None
+    wanted = _tried(errors, lambda: compiled.with_templates(ir, templates.step)) or ir
     digest = digest_of([recipe.dump()])
     notes += (_tried(errors, lambda: _refuse_duplicate(api, digest, recipe.name)) or []) if api else []
     if problems or errors or not (api and who and pinned and cuda):
@@ -170,7 +174,7 @@ def plan(
     images = {"image": pinned, "cuda_image": cuda, **({"vllm_image": serving} if serving else {})}
     pods_of_image = recipe.platform.pods.model_copy(update=images)
     platform = recipe.platform.model_copy(update={"store": store, "pods": pods_of_image})
-    ir = compiled.watching(ir) if dispatch.is_remote(recipe) else ir
+    ir = compiled.watching(wanted) if dispatch.is_remote(recipe) else wanted
     ir = compiled.pinned(ir, pinned, cuda)
     claim = setup.get("MEDMIM_CACHE_CLAIM")
     ir = compiled.with_cache(ir, claim) if claim else ir
@@ -325,6 +329,14 @@ def image_notes(pinned: str) -> list[str]:
             fix=f"name the image of {__version__}, or submit with medmim {found}",
         )
     return []
+
+
+def _as_named(image: str) -> str:
+    return image
+
+
+def _note_of_node(image: str) -> list[str]:
+    return [f"no registry is asked for {image}: nodes must have it, and another image may get its name"]
 
 
 def _refuse_duplicate(api: Api, digest: str, name: str) -> list[str]:

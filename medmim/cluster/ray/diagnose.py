@@ -148,7 +148,7 @@ def _unpulled(state: State, pending: float) -> Diagnosis | None:
                 f"the image {container.get('image') or '?'} of pod {pod['metadata']['name']} cannot be pulled"
                 + ("" if final else f", after {pending / 60:g} minutes"),
                 f"{reason}: {why}",
-                "check platform.pods.image (or MEDMIM_IMAGE), pull_secrets and pull_policy; the node must reach the "
+                "check platform.pods.image (or MEDMIM_IMAGE) and the chart's imagePullSecrets; the node must reach the "
                 "registry",
                 BAD_INPUT if final else TRY_AGAIN,
             )
@@ -182,8 +182,7 @@ def _blocked_pod(state: State) -> Diagnosis | None:
                 return _failed(
                     f"pod {name} cannot start: {message or reason}",
                     "its configuration names something that the namespace does not have",
-                    "make the secret with that key, or name another one in "
-                    "platform.pods.s3_secret, tracking_secret or ca_config_map",
+                    "make the secret with that key; with workload identity, the chart's store.existingSecret is empty",
                 )
     return None
 
@@ -202,7 +201,7 @@ def _blocked_by_event(state: State) -> Diagnosis | None:
             return _failed(
                 f"a volume of pod {event['involvedObject'].get('name')} is missing",
                 message,
-                "make the ConfigMap with the key ca.crt, or leave platform.pods.ca_config_map out",
+                "make the ConfigMap, or correct the chart's runPods.volumes",
             )
     return None
 
@@ -248,8 +247,8 @@ def _unschedulable(job: Object, state: State, pending: float) -> Diagnosis | Non
                 return _failed(
                     f"pod {pod['metadata']['name']} is unschedulable, after {pending / 60:g} minutes",
                     condition.get("message", ""),
-                    "ask for less in platform.pods (cpus, memory, gpus, accelerator, "
-                    "node_selector), tolerate the nodes' taints, or add nodes",
+                    "ask for less in platform.pods (cpus, memory, gpus, accelerator), add nodes, or have their taints "
+                    "tolerated (the chart's runPods.tolerations, nodeSelector)",
                 )
     return None
 
@@ -263,7 +262,7 @@ def _pods_missing(job: Object, state: State, pending: float) -> Diagnosis | None
         fix = "ask for less in platform.pods, end other jobs, or have the ResourceQuota raised"
     elif refusal:
         fact = f"the cluster refuses to make the job's pods, {after}"
-        fix = "fix what it names; platform.pods holds most of it (service_account, priority, memory, node_selector)"
+        fix = "fix what it names: sizes are in platform.pods, all else of pods in the chart's runPods"
     else:
         fact = f"KubeRay has made {len(ray_pods(state.pods))} of the job's {pod_count(job)} pods, {after}"
         refusal, fix = "no Event says why", "ask the administrator of the KubeRay operator"

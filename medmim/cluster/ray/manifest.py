@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from medmim.cluster import images, raw_data
 from medmim.cluster.kube import Object
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.cluster.ray import pods
 from medmim.cluster.ray.request import Request, entrypoint
 from medmim.errors import UserError
@@ -36,27 +37,29 @@ def name(stage: str, job: str, attempt: int) -> str:
     return f"{stage}-{job[:_HASH]}-{attempt}"
 
 
-def rayjob(request: Request, uri: str, platform: Platform, image: str, job: str, attempt: int) -> Object:
+def rayjob(
+    request: Request, uri: str, platform: Platform, templates: PodTemplates, image: str, job: str, attempt: int
+) -> Object:
     """The whole RayJob but for its owner.
 
     Args:
         request: What to run.
         uri: The folder that holds the request.
         platform: The recipe's section.
+        templates: What the cluster wants of pods.
         image: The image of every pod.
         job: The `identity`.
         attempt: From 1.
     """
     job_name = name(request.stage, job, attempt)
     labels = {
+        **templates.job,
         "app.kubernetes.io/name": "medmim",
         "app.kubernetes.io/managed-by": "medmim",
         STAGE: request.stage,
         ATTEMPT: str(attempt),
         RUN: re.sub(r"[^\w.-]", "-", request.run, flags=re.ASCII)[:63].strip("-_."),
     }
-    if platform.pods.queue:
-        labels["kueue.x-k8s.io/queue-name"] = platform.pods.queue
     raw = ""
     if request.stage == "data":
         raw, platform = _raw_claim(request), _without_gpus(platform)
@@ -64,7 +67,7 @@ def rayjob(request: Request, uri: str, platform: Platform, image: str, job: str,
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": job_name, "labels": labels, "annotations": {REQUEST: uri, SPEC: job}},
-        "spec": spec(platform, image, uri, job_name, raw),
+        "spec": spec(platform, templates, image, uri, job_name, raw),
     }
 
 
@@ -80,7 +83,7 @@ def _without_gpus(platform: Platform) -> Platform:
     return platform.model_copy(update={"workers": count, "pods": plain})
 
 
-def spec(platform: Platform, image: str, uri: str, lease: str, raw: str = "") -> Object:
+def spec(platform: Platform, templates: PodTemplates, image: str, uri: str, lease: str, raw: str = "") -> Object:
     """The RayJob's spec; `raw` is the claim with raw data that its head and workers read, if any."""
     asked = platform.pods
     count = pods.worker_count(asked, platform.workers)
@@ -92,7 +95,7 @@ def spec(platform: Platform, image: str, uri: str, lease: str, raw: str = "") ->
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": _TTL,
         "activeDeadlineSeconds": max(1, round(asked.deadline_minutes * 60)),
-        "submitterPodTemplate": pods.submitter(asked, image),
+        "submitterPodTemplate": pods.submitter(asked, templates, image),
         "rayClusterSpec": {
             "rayVersion": version("ray"),
             "authOptions": {"mode": "token"},
@@ -102,7 +105,7 @@ def spec(platform: Platform, image: str, uri: str, lease: str, raw: str = "") ->
                     "num-cpus": "0",
                     "object-store-memory": str(_RECORDS),
                 },
-                "template": pods.head(asked, image, lease, raw),
+                "template": pods.head(asked, templates, image, lease, raw),
             },
             "workerGroupSpecs": [
                 {
@@ -110,8 +113,9 @@ def spec(platform: Platform, image: str, uri: str, lease: str, raw: str = "") ->
                     "replicas": count,
                     "minReplicas": count,
                     "maxReplicas": count,
-                    "rayStartParams": {"object-store-memory": str(_RECORDS)},
-                    "template": pods.worker(asked, image, raw),
+                    # said, since KubeRay knows GPUs by names of resources that end in `gpu`
+                    "rayStartParams": {"object-store-memory": str(_RECORDS), "num-gpus": str(asked.gpus)},
+                    "template": pods.worker(asked, templates, image, raw),
                 }
             ],
         },

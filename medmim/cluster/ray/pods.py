@@ -9,6 +9,7 @@ from math import ceil
 
 from medmim import ray_nodes
 from medmim.cluster.kube import Object
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.data import kept_pixels
 from medmim.recipe import names
 from medmim.recipe.pods import Pods
@@ -22,34 +23,36 @@ _END = 5  # s of it that Ray needs to end
 _PATIENCE = 300  # s that a call to the store or MLflow is retried while the server restarts
 
 
-def head(pods: Pods, image: str, lease: str, raw: str = "") -> Object:
-    """The head: Ray's control processes and the driver, which watches the Lease. `raw`: as for `worker`."""
-    container = _ray("ray-head", pods, image, pods.head_cpus, pods.head_memory)
+def head(pods: Pods, platform: PodTemplates, image: str, lease: str, raw: str = "") -> Object:
+    """The head: Ray's control processes and the driver, which watches the Lease. Arguments as for `worker`."""
+    container = _ray("ray-head", pods, platform, image, pods.head_cpus, pods.head_memory)
+    container["env"] += _secret(names.TRACKING_SECRET, names.TRACKING_KEYS, optional=True)  # it alone calls MLflow
     container["env"].append({"name": "MEDMIM_LEASE", "value": lease})
     container["ports"] = [{"containerPort": port, "name": name} for name, port in names.RAY_PORTS.items()]
     spec = _pod(pods, container, account_token=True)
     _mount_raw_data(spec, raw)
     spec["restartPolicy"] = "Never"  # a restarted head has lost the job: the step makes a new attempt
-    return _template(spec)
+    return platform.apply("head", _template(spec))
 
 
-def worker(pods: Pods, image: str, raw: str = "") -> Object:
+def worker(pods: Pods, platform: PodTemplates, image: str, raw: str = "") -> Object:
     """A worker: trains, asks the model, or reads images.
 
     Args:
-        pods: The recipe's section.
+        pods: The recipe's section: sizes.
+        platform: What the platform adds.
         image: The image.
         raw: The claim with raw data to mount, read-only; empty: none.
     """
-    container = _ray("ray-worker", pods, image, pods.cpus, pods.memory)
+    container = _ray("ray-worker", pods, platform, image, pods.cpus, pods.memory)
     spec = _pod(pods, container)
     _mount_raw_data(spec, raw)
     if pods.gpus:
         for kind in ("requests", "limits"):
-            container["resources"][kind]["nvidia.com/gpu"] = str(pods.gpus)
+            container["resources"][kind][platform.gpu] = str(pods.gpus)
     if pods.accelerator:
-        spec["nodeSelector"] = {**spec.get("nodeSelector", {}), "nvidia.com/gpu.product": pods.accelerator}
-    return _template(spec)
+        spec["nodeSelector"] = {platform.gpu_label: pods.accelerator}
+    return platform.apply("worker", _template(spec))
 
 
 def worker_count(pods: Pods, workers: int) -> int:
@@ -57,12 +60,12 @@ def worker_count(pods: Pods, workers: int) -> int:
     return ceil(workers / max(1, pods.gpus))
 
 
-def submitter(pods: Pods, image: str) -> Object:
+def submitter(pods: Pods, platform: PodTemplates, image: str) -> Object:
     """The submitter: submits the entrypoint to the head and prints the driver's log, which the step reads."""
-    container = _container("submitter", pods, image, "1", "1Gi", request="50m")
+    container = _container("submitter", image, "1", "1Gi", request="50m")
     spec = _pod(pods, container)
     spec["restartPolicy"] = "Never"
-    return _template(spec)
+    return platform.apply("submitter", _template(spec))
 
 
 def _template(spec: Object) -> Object:
@@ -72,7 +75,7 @@ def _template(spec: Object) -> Object:
 def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
     spec: Object = {
         "automountServiceAccountToken": account_token,
-        "serviceAccountName": pods.service_account,
+        "serviceAccountName": names.RAY_ACCOUNT,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": _GRACE if container["name"] == "submitter" else pods.grace_seconds,
         "securityContext": {
@@ -88,22 +91,13 @@ def _pod(pods: Pods, container: Object, account_token: bool = False) -> Object:
             {"name": "home", "emptyDir": {"sizeLimit": pods.ephemeral_storage}},
         ],
     }
-    if pods.node_selector:
-        spec["nodeSelector"] = dict(pods.node_selector)
-    if pods.tolerations:
-        spec["tolerations"] = [t.model_dump(exclude_none=True) for t in pods.tolerations]
-    if pods.priority:
-        spec["priorityClassName"] = pods.priority
-    if pods.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in pods.pull_secrets]
-    if pods.ca_config_map:
-        spec["volumes"].append({"name": "ca", "configMap": {"name": pods.ca_config_map}})
-        container["volumeMounts"].append({"name": "ca", "mountPath": names.CA_FOLDER, "readOnly": True})
-        container["env"].append({"name": "AWS_CA_BUNDLE", "value": names.CA_FILE})
     if any(mount["name"] == "cache" for mount in container["volumeMounts"]):
         claim = {"claimName": os.environ["MEDMIM_CACHE_CLAIM"]}
         spec["volumes"].append({"name": "cache", "persistentVolumeClaim": claim})
     if container["name"] != "submitter":
+        spec["volumes"].append({"name": "ca", "configMap": {"name": names.CA_CONFIG_MAP, "optional": True}})
+        container["volumeMounts"].append({"name": "ca", "mountPath": names.CA_FOLDER, "readOnly": True})
+        container["env"] += [_setting(key) for key in names.CA_KEYS]
         spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}})
         container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
     return spec
@@ -116,9 +110,9 @@ def _mount_raw_data(spec: Object, claim: str) -> None:
         spec["containers"][0]["volumeMounts"].append(mount)
 
 
-def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
+def _ray(name: str, pods: Pods, platform: PodTemplates, image: str, cpus: float, memory: str) -> Object:
     # a fraction of a CPU is a share that may burst to a whole one: throttled to it, Ray alone starts for minutes
-    container = _container(name, pods, image, str(ceil(cpus)), memory, request=f"{round(cpus * 1000)}m")
+    container = _container(name, image, str(ceil(cpus)), memory, request=f"{round(cpus * 1000)}m")
     for kind in ("requests", "limits"):
         container["resources"][kind]["ephemeral-storage"] = pods.ephemeral_storage
     container["env"] += [{"name": key, "value": os.environ[key]} for key in _INHERITED if os.environ.get(key)]
@@ -128,8 +122,7 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
         container["volumeMounts"].append({"name": "cache", "mountPath": names.CACHE_FOLDER})
         container["env"].append({"name": "MEDMIM_CACHE", "value": names.CACHE_FOLDER})
     container["lifecycle"] = {"preStop": {"exec": {"command": ["sh", "-c", ray_nodes.pre_stop(pods.grace_seconds)]}}}
-    container["env"] += _secret(pods.s3_secret, names.S3_KEYS)
-    container["env"] += _secret(pods.tracking_secret, names.TRACKING_KEYS)
+    container["env"] += _secret(names.S3_SECRET, names.S3_KEYS) if platform.s3_secret else []
     container["env"] += [
         {"name": "MEDMIM_EVENTS", "value": "-"},
         {"name": kept_pixels.LIMIT, "value": "0"},  # the home ends with the pod: no later build would find them
@@ -142,11 +135,11 @@ def _ray(name: str, pods: Pods, image: str, cpus: float, memory: str) -> Object:
     return container
 
 
-def _container(name: str, pods: Pods, image: str, cpu: str, memory: str, request: str) -> Object:
+def _container(name: str, image: str, cpu: str, memory: str, request: str) -> Object:
     return {
         "name": name,
         "image": image,
-        "imagePullPolicy": pods.pull_policy,
+        "imagePullPolicy": "IfNotPresent",
         "env": [{"name": "HOME", "value": names.HOME}, {"name": "MEDMIM_HOME", "value": f"{names.HOME}/.medmim"}],
         "resources": {
             "requests": {"cpu": request, "memory": memory},
@@ -163,6 +156,11 @@ def _container(name: str, pods: Pods, image: str, cpu: str, memory: str, request
     }
 
 
-def _secret(name: str | None, keys: Sequence[str]) -> list[Object]:
+def _secret(name: str, keys: Sequence[str], optional: bool = False) -> list[Object]:
     """Environment variables by reference: no value of a secret is ever written into a spec."""
-    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}} for key in keys if name]
+    more = {"optional": True} if optional else {}
+    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key, **more}}} for key in keys]
+
+
+def _setting(key: str) -> Object:
+    return {"name": key, "valueFrom": {"configMapKeyRef": {"name": names.SETTINGS, "key": key, "optional": True}}}

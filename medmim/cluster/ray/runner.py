@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from medmim import progress, ray_nodes
+from medmim.cluster import pod_templates
 from medmim.cluster.kube import Kube, Object, connect
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.cluster.ray import lease, manifest, workflow
 from medmim.cluster.ray.archive import archive
 from medmim.cluster.ray.diagnose import Diagnosis, diagnose, unpulled, waiting_for
@@ -66,10 +68,10 @@ def run(request: Request, platform: Platform, store: str) -> str:
 def _run(kube: Kube, request: Request, platform: Platform, store: str) -> str:
     image = manifest.image(request, platform)
     identity = manifest.identity(request, image)
-    owners = workflow.of_this_pod(kube)
+    templates, owners = pod_templates.of_namespace(kube), workflow.of_this_pod(kube)
     attempt, last = 1, None
     for _ in range(platform.pods.attempts):
-        attempt, job = _adopt_or_start(kube, request, platform, store, image, identity, attempt, owners)
+        attempt, job = _adopt_or_start(kube, request, platform, templates, store, image, identity, attempt, owners)
         uri, lasts = _request_of(job), platform.pods.lease_seconds
         with (
             _cleaned_up(kube, job, uri, owners, _DELETION + platform.pods.grace_seconds),
@@ -93,6 +95,7 @@ def _adopt_or_start(
     kube: Kube,
     request: Request,
     platform: Platform,
+    templates: PodTemplates,
     store: str,
     image: str,
     identity: str,
@@ -110,7 +113,7 @@ def _adopt_or_start(
         found = kube.get("rayjobs", name)
         if found is None:
             uri = uri or write_request(store, request, name)
-            body = manifest.rayjob(request, uri, platform, image, identity, attempt)
+            body = manifest.rayjob(request, uri, platform, templates, image, identity, attempt)
             body["metadata"]["ownerReferences"] = owners
             try:
                 kube.create("rayjobs", body)

@@ -25,17 +25,26 @@ def test_missing_secret_key(good: Doctor, cluster: Kube, kubeconfig: Path) -> No
     assert check["found"] == "secret medmim-s3 has no key AWS_SECRET_ACCESS_KEY"
 
 
-def test_missing_secrets_of_the_recipe(good: Doctor) -> None:
-    pods = {"tracking_secret": "ours", "pull_secrets": ["medmim-s3", "away"], "ca_config_map": "kube-root-ca.crt"}
-    check = only(good(pods=pods, exits=1), "secrets")
-    assert "no secret ours; medmim-s3 is not a registry secret; no pull secret away" in check["found"]
-    assert "ConfigMap" not in check["found"], "every namespace has kube-root-ca.crt"
+def test_missing_secrets_of_the_platform(good: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes = [
+        {"name": "a", "configMap": {"name": "kube-root-ca.crt"}},  # every namespace has it
+        {"name": "b", "secret": {"secretName": "gone"}},
+        {"name": "c", "secret": {"secretName": "not-there", "optional": True}},
+    ]
+    spec = {"imagePullSecrets": [{"name": "medmim-s3"}, {"name": "away"}], "volumes": volumes}
+    monkeypatch.setenv("MEDMIM_PODS", json.dumps({"head": [{"spec": spec}]}))
+    check = only(good(exits=1), "secrets")
+    assert "medmim-s3 is not a registry secret; no pull secret away; no secret gone" in check["found"]
+    assert "kube-root" not in check["found"] and "not-there" not in check["found"]
 
 
-def test_workload_identity_needs_no_secret(good: Doctor, cluster: Kube, kubeconfig: Path) -> None:
+def test_workload_identity_needs_no_secret(
+    good: Doctor, cluster: Kube, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kubectl(kubeconfig, "-n", cluster.namespace, "delete", "secret", "medmim-s3")
     assert only(good(exits=1), "secrets")["found"] == "no secret medmim-s3"
-    assert good(pods={"s3_secret": None}, exits=0)["secrets"]["found"] == "none is referred to"
+    monkeypatch.setenv("MEDMIM_PODS", "s3Secret: false")
+    assert good(exits=0)["secrets"]["found"] == "none is referred to"
 
 
 def test_missing_secret_of_kfp_and_the_command_that_copies_it(
@@ -95,8 +104,9 @@ def test_an_image_that_cannot_be_pulled(
     assert good(exits=0)["image"]["status"] == "ok", "only the image that is configured counts"
 
 
-def test_pods_that_are_not_admitted(good: Doctor) -> None:
-    check = only(good(pods={"priority": "no-such-class"}, exits=1), "pods")
+def test_pods_that_are_not_admitted(good: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMIM_PODS", json.dumps({"worker": [{"spec": {"priorityClassName": "no-such-class"}}]}))
+    check = only(good(exits=1), "pods")
     assert "no-such-class" in check["found"]
 
 

@@ -13,6 +13,7 @@ import yaml
 from medmim.cluster.doctor import image
 from medmim.cluster.kfp import client, pods, preflight, submit
 from medmim.cluster.kube import connect
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.doctor.check import Check, run_side_by_side
 from medmim.errors import UserError
 from medmim.recipe.loading import validate
@@ -190,7 +191,9 @@ def test_a_ray_job_needs_its_crd_and_accounts(world: World, objects: Objects) ->
     platform = world.recipe.platform.model_copy(update={"ray": "rayjob"})
     kube = place(world).kube
     assert kube is not None
-    problems = preflight.missing(kube, world.recipe.model_copy(update={"platform": platform}), world.kfp.address)
+    problems = preflight.missing(
+        kube, world.recipe.model_copy(update={"platform": platform}), PodTemplates(), world.kfp.address
+    )
     assert [problem.partition(":")[0] for problem in problems] == ["crds", "accounts"]
     assert "no RayJob of ray.io/v1" in problems[0]
 

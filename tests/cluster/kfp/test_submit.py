@@ -174,6 +174,44 @@ def test_a_claim_of_raw_data_is_mounted_into_the_data_step_alone_and_allows_its_
     assert [(one["mountPath"], one["constant"]) for one in mounted["exec-data"]] == [(names.RAW_FOLDER, "raw")]
 
 
+def test_what_the_platform_wants_of_pods_is_in_the_pipeline_that_is_uploaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = {"metadata": {"labels": {"sidecar.istio.io/inject": "false"}}, "spec": {"nodeSelector": {"pool": "cpu"}}}
+    monkeypatch.setenv("MEDMIM_PODS", yaml.safe_dump({"step": [template]}))
+    submitted(world)
+    _, platform = yaml.safe_load_all(next(iter(world.kfp.state.specs.values())))
+    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert executor["nodeSelector"] == {"labels": {"pool": "cpu"}}
+        assert executor["podMetadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+
+
+def test_what_the_platform_wants_and_kfp_cannot_say_is_refused_before_anything_is_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_PODS", yaml.safe_dump({"step": [{"spec": {"runtimeClassName": "nvidia"}}]}))
+    error = error_of(world)
+    assert error.exit_code == 2 and "spec.runtimeClassName" in error.problems
+    assert not world.kfp.state.specs
+
+
+def test_an_image_that_nodes_have_and_no_registry_is_submitted_as_it_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `kind load` brings it; the world's registry knows no such image."""
+    never = [{"spec": {"containers": [{"name": "main", "imagePullPolicy": "Never"}]}}]
+    monkeypatch.setenv("MEDMIM_PODS", yaml.safe_dump({"step": never}))
+    planned = submit.plan("train", world.recipe, "demo-1", access=lambda: world.access, image="localhost/medmim:dev")
+    assert planned.image == planned.recipe.platform.pods.image == "localhost/medmim:dev"
+    assert any("localhost/medmim:dev" in note and "registry" in note for note in planned.notes)
+    spec, platform = yaml.safe_load_all(planned.ir.text)
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    assert {one["imagePullPolicy"] for one in executors} == {"Never"}
+    assert {one["container"]["image"] for one in spec["deploymentSpec"]["executors"].values()} == {
+        "localhost/medmim:dev"
+    }
+
+
 def test_the_same_content_twice_is_one_version_and_two_runs(world: World) -> None:
     first = submitted(world)
     world.kfp.end(world.kfp.run("demo-1"), "SUCCEEDED")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim.cluster.dispatch import is_remote
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.cluster.ray import manifest
 from medmim.cluster.ray.request import Request
 from medmim.errors import UserError
@@ -18,6 +19,7 @@ from medmim.recipe import names
 from medmim.recipe.loading import load, validate
 from medmim.recipe.schema import Platform
 
+NOTHING = PodTemplates()  # that the platform wants of pods
 REQUEST = Request("finetune", "{}", "demo-1", {"data": "s3://b/data/1", "base": "tiny-mantis"})
 
 
@@ -35,7 +37,7 @@ def test_a_name_is_a_dns_label_that_kuberay_takes(stage: str, run: str, attempt:
 
 @given(st.text(st.characters(codec="ascii"), max_size=80))
 def test_a_run_of_any_name_makes_a_label(run: str) -> None:
-    body = manifest.rayjob(Request("bench", "{}", run, {}), "s3://b/x", platform(), "image", "0" * 64, 1)
+    body = manifest.rayjob(Request("bench", "{}", run, {}), "s3://b/x", platform(), NOTHING, "image", "0" * 64, 1)
     for value in body["metadata"]["labels"].values():
         assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?", value)
         assert len(value) <= 63
@@ -46,21 +48,21 @@ def test_another_stage_run_argument_recipe_or_image_is_another_job() -> None:
         replace(REQUEST, stage="bench"),
         replace(REQUEST, run="demo-2"),
         replace(REQUEST, arguments={**REQUEST.arguments, "data": "s3://b/data/2"}),
-        *(replace(REQUEST, recipe=load("demo", [f"platform.pods.{one}"]).dump()) for one in ("queue=a", "memory=5Gi")),
+        *(replace(REQUEST, recipe=load("demo", [f"platform.pods.{one}"]).dump()) for one in ("gpus=1", "memory=5Gi")),
     ]
     jobs = {manifest.identity(one, "image") for one in [REQUEST, *others]} | {manifest.identity(REQUEST, "another")}
     assert len(jobs) == len(others) + 2
 
 
 def test_the_identity_leaves_out_what_changes_with_an_attempt() -> None:
-    one = manifest.rayjob(REQUEST, "s3://b/x-1", platform(), "image", manifest.identity(REQUEST, "image"), 1)
-    two = manifest.rayjob(REQUEST, "s3://b/x-2", platform(), "image", manifest.identity(REQUEST, "image"), 2)
+    one = manifest.rayjob(REQUEST, "s3://b/x-1", platform(), NOTHING, "image", manifest.identity(REQUEST, "image"), 1)
+    two = manifest.rayjob(REQUEST, "s3://b/x-2", platform(), NOTHING, "image", manifest.identity(REQUEST, "image"), 2)
     assert one["metadata"]["annotations"][manifest.SPEC] == two["metadata"]["annotations"][manifest.SPEC]
     assert one["metadata"]["name"] != two["metadata"]["name"]
 
 
 def test_every_container_has_what_restricted_and_a_quota_require() -> None:
-    spec = manifest.spec(platform(gpus=1), "image", "s3://b/x", "lease")
+    spec = manifest.spec(platform(gpus=1), NOTHING, "image", "s3://b/x", "lease")
     cluster = spec["rayClusterSpec"]
     head, worker = cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]
     for template in (head, worker, spec["submitterPodTemplate"]):
@@ -88,33 +90,23 @@ def test_what_a_recipe_asks_for_is_in_the_job() -> None:
         memory="64Gi",
         accelerator="NVIDIA-H100",
         shared_memory="16Gi",
-        priority="high",
-        queue="team-a",
-        tolerations=[{"key": "nvidia.com/gpu"}],
-        ca_config_map="ca",
-        pull_secrets=["registry"],
         deadline_minutes=5,
     )
     asked = asked.model_copy(update={"workers": 20})
-    body = manifest.rayjob(REQUEST, "s3://b/x", asked, "image", "0" * 64, 1)
+    body = manifest.rayjob(REQUEST, "s3://b/x", asked, NOTHING, "image", "0" * 64, 1)
     group = body["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     pod = group["template"]["spec"]
     assert group["replicas"] == 3, "twenty workers of a GPU each, eight in a pod"
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
     assert pod["containers"][0]["resources"]["requests"]["cpu"] == "12500m"
     assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100"}
-    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
-    assert pod["priorityClassName"] == "high"
-    assert pod["imagePullSecrets"] == [{"name": "registry"}]
-    assert {"name": "AWS_CA_BUNDLE", "value": "/etc/medmim/ca/ca.crt"} in pod["containers"][0]["env"]
-    assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert body["spec"]["activeDeadlineSeconds"] == 300
     assert not body["spec"].get("suspend"), "Kueue's webhook does that: without Kueue nobody would ever resume it"
 
 
 @pytest.mark.parametrize("seconds", [10, 30, 600])
 def test_a_pod_that_is_preempted_waits_for_its_training_and_ray_ends_within_the_rest(seconds: int) -> None:
-    spec = manifest.spec(platform(grace_seconds=seconds), "image", "s3://b/x", "lease")
+    spec = manifest.spec(platform(grace_seconds=seconds), NOTHING, "image", "s3://b/x", "lease")
     cluster = spec["rayClusterSpec"]
     for template in (cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]):
         assert template["spec"]["terminationGracePeriodSeconds"] == seconds
@@ -138,10 +130,10 @@ def test_pods_that_train_a_large_model_have_the_time_to_save_it(recipe: str, sec
 
 def test_a_cache_claim_is_mounted_into_head_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDMIM_CACHE_CLAIM", raising=False)
-    assert "cache" not in json.dumps(manifest.spec(platform(), "image", "s3://b/x", "lease"))
+    assert "cache" not in json.dumps(manifest.spec(platform(), NOTHING, "image", "s3://b/x", "lease"))
     monkeypatch.setenv("MEDMIM_CACHE_CLAIM", "medmim-cache")
     monkeypatch.setenv("MEDMIM_CACHE_GIB", "500")
-    spec = manifest.spec(platform(), "image", "s3://b/x", "lease")
+    spec = manifest.spec(platform(), NOTHING, "image", "s3://b/x", "lease")
     cluster = spec["rayClusterSpec"]
     for template in (cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]):
         (container,) = template["spec"]["containers"]
@@ -160,7 +152,7 @@ def a_build(**data: Any) -> Request:
 def test_a_build_mounts_the_claim_that_its_roots_are_in_for_reading_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDMIM_RAW_CLAIM", "patients")
     inside = {"sources": [{"name": "odir", "root": f"{names.RAW_FOLDER}/odir"}, {"name": "phantom"}]}
-    spec = manifest.rayjob(a_build(**inside), "s3://b/x", platform(), "image", "0" * 64, 1)["spec"]
+    spec = manifest.rayjob(a_build(**inside), "s3://b/x", platform(), NOTHING, "image", "0" * 64, 1)["spec"]
     cluster = spec["rayClusterSpec"]
     for template in (cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]):
         (container,) = template["spec"]["containers"]
@@ -170,18 +162,21 @@ def test_a_build_mounts_the_claim_that_its_roots_are_in_for_reading_only(monkeyp
         assert mount == {"name": "raw", "mountPath": names.RAW_FOLDER, "readOnly": True}
     assert "patients" not in json.dumps(spec["submitterPodTemplate"]), "it reads nothing"
     for other in (a_build(source="phantom"), a_build(source="odir", root="s3://raw/odir"), REQUEST):
-        assert "patients" not in json.dumps(manifest.rayjob(other, "s3://b/x", platform(), "image", "0" * 64, 1))
+        assert "patients" not in json.dumps(
+            manifest.rayjob(other, "s3://b/x", platform(), NOTHING, "image", "0" * 64, 1)
+        )
 
 
 def test_a_build_asks_for_the_pods_of_a_training_without_their_gpus() -> None:
-    asked = platform(gpus=8, cpus=32, accelerator="NVIDIA-H100", tolerations=[{"key": "nvidia.com/gpu"}])
+    asked = platform(gpus=8, cpus=32, accelerator="NVIDIA-H100")
     asked = asked.model_copy(update={"workers": 20})
     jobs = [
-        manifest.rayjob(one, "s3://b/x", asked, "image", "0" * 64, 1) for one in (a_build(source="phantom"), REQUEST)
+        manifest.rayjob(one, "s3://b/x", asked, NOTHING, "image", "0" * 64, 1)
+        for one in (a_build(source="phantom"), REQUEST)
     ]
     build, training = (one["spec"]["rayClusterSpec"]["workerGroupSpecs"][0] for one in jobs)
     assert build["replicas"] == training["replicas"] == 3
-    assert "nvidia" not in json.dumps({**build["template"]["spec"], "tolerations": []})
+    assert "nvidia" not in json.dumps(build["template"]["spec"])
     for key in ("cpu", "memory"):
         limits = [one["template"]["spec"]["containers"][0]["resources"]["limits"][key] for one in (build, training)]
         assert limits[0] == limits[1]
@@ -191,7 +186,7 @@ def test_no_value_of_a_secret_is_in_a_job(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-that-nobody-may-see")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-that-nobody-may-see")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
-    text = json.dumps(manifest.rayjob(REQUEST, "s3://b/x", platform(tracking_secret="t"), "image", "0" * 64, 1))
+    text = json.dumps(manifest.rayjob(REQUEST, "s3://b/x", platform(), NOTHING, "image", "0" * 64, 1))
     assert "nobody-may-see" not in text
     assert "http://minio:9000" in text
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
@@ -213,8 +208,6 @@ def test_a_cluster_is_remote_where_this_process_is_not_part_of_it(ray: str, remo
         "platform.pods.gpus=-1",
         "platform.pods.memory=0Gi",
         "platform.pods.memory=4 Gi",
-        "platform.pods.tolerations=[{operator: Equal}]",
-        "platform.pods.priority=Not_A_Name",
         "platform.pods.lease_seconds=5",
         "platform.pods.grace_seconds=5",
     ],
@@ -252,7 +245,7 @@ def test_the_pods_of_a_job_have_the_image_with_what_it_needs(stage: str, engine:
     request = Request(stage, recipe.dump(), "r", {})
     found = manifest.image(request, recipe.platform)
     assert found == image
-    spec = manifest.spec(recipe.platform, found, "s3://b/x", "lease")
+    spec = manifest.spec(recipe.platform, NOTHING, found, "s3://b/x", "lease")
     cluster = spec["rayClusterSpec"]
     templates = [cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]]
     assert {pod["spec"]["containers"][0]["image"] for pod in templates} == {image}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from medmim import store
+from medmim.cluster import pod_templates
 from medmim.cluster.kube import Kube, parse_time
 from medmim.cluster.ray import lease, manifest
 from medmim.cluster.ray import sweep as sweep_module
@@ -25,7 +26,7 @@ from medmim.run.stage import stage
 from medmim.run.workspace import Workspace
 from tests.support import workflows
 from tests.support.kube_server import Cluster, Object, connected
-from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, platform
+from tests.support.ray_jobs import ON_SIMULATED, Step, a_request, driver_succeeds, job_of, nothing_left, platform
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,9 @@ def a_job(
     """A job whose step is gone, and whose Lease was renewed so many seconds ago."""
     settings, request = platform(cluster), replace(a_request(), recipe=recipe)
     uri = write_request(str(where), request, "job")
-    body = manifest.rayjob(request, uri, settings, "image", manifest.identity(request, "image"), 1)
+    body = manifest.rayjob(
+        request, uri, settings, pod_templates.parse(ON_SIMULATED), "image", manifest.identity(request, "image"), 1
+    )
     body["metadata"]["ownerReferences"] = owners
     made = cluster.create("rayjobs", body)
     assert made is not None
