@@ -12,7 +12,6 @@ from google.protobuf.json_format import ParseDict, ParseError
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 
 from medmim.recipe import names
-from medmim.recipe.pods import Pods
 from medmim.run.stage import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +82,6 @@ def test_secrets_are_named_and_never_written(name: str) -> None:
     found = parsed(name)
     named = {s.secret_name: [pair.env_var for pair in s.key_to_env] for s in found.secret_as_env}
     assert named == {secret: list(keys) for secret, keys in SECRETS.items()}
-    assert Pods().s3_secret in named
     assert all(one.optional for one in (*found.secret_as_env, *found.config_map_as_env, *found.config_map_as_volume))
     assert "env" not in IR["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
 
