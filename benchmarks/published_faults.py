@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medmim.data import people
+from medmim.data.audit.leakage import examine
 from medmim.data.sources import published as source
 from medmim.data.sources.published_rows import kind_of, sample_of
 from medmim.errors import UserError
@@ -78,15 +78,13 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def _faults(rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
-    trained = [row.sample for row in rows if row.sample and row.sample.split == "train"]
-    patients = {patient for sample in trained for patient in people.of_sample(sample)}
-    images = {image for sample in trained for image in sample.images}
+    clean = {id(sample) for sample in examine([row.sample for row in rows if row.sample])[1]}
     for row in rows:
         sample = row.sample
         if sample is None:
             yield row, "unreadable"
             continue
-        if sample.split == "test" and (patients & set(people.of_sample(sample)) or images & set(sample.images)):
+        if sample.split == "test" and id(sample) not in clean:
             yield row, "leak"
         if len(sample.gold) > 1:
             yield row, "two golds"

@@ -73,13 +73,14 @@ def digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(ids)).encode()).hexdigest()
 
 
-def refuse_others(name: str, ids: Iterable[str], samples: Iterable[Sample]) -> None:
+def refuse_others(name: str, ids: Iterable[str], samples: Iterable[Sample], split: str) -> None:
     """Refuse a list that names a question which a data set does not have: scores of the rest would not be comparable.
 
     Args:
         name: Of the task.
         ids: Of the list.
         samples: Of the split that is asked.
+        split: Its name.
 
     Raises:
         UserError: With the number of those that are missing.
@@ -89,7 +90,7 @@ def refuse_others(name: str, ids: Iterable[str], samples: Iterable[Sample]) -> N
     if missing:
         raise UserError(
             f"the list of the task {name} is of another data set, or of another version of it",
-            reason=f"{len(missing):,} of its {len(wanted):,} questions are not in this one, "
+            reason=f"{len(missing):,} of its {len(wanted):,} questions are no {split} questions of this one, "
             f"such as {', '.join(sorted(missing)[:_SHOWN])}",
             fix="bench a data set built from all the files and images that the list was written for, "
             "or write the list again for these",

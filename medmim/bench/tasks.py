@@ -86,6 +86,8 @@ class Task(Section):
     def _one_list_says_what_is_asked(self) -> "Task":
         if self.clean and self.items is not None:
             raise ValueError("clean and items are both a list of questions: give one")
+        if self.clean and self.split == "dev":
+            raise ValueError("clean is a list of test questions, and split: dev asks others")
         return self
 
     @property
@@ -329,7 +331,8 @@ def select(folder: Path, tasks: Sequence[str], limit: int | None = None, split: 
     splits = {task.split or split for task in wanted.values()}
     for name, task in wanted.items():
         if task.listed is not None:
-            item_lists.refuse_others(name, task.listed, shards.read_samples(folder, task.split or split))
+            among = task.split or split
+            item_lists.refuse_others(name, task.listed, shards.read_samples(folder, among), among)
     chosen: dict[str, Sample] = {}
     belongs: dict[str, set[str]] = {}
     repeated = 0

@@ -101,7 +101,7 @@ def audit(
     Exit code 1 if a limit of the section `audit` is crossed. With --json: `checks` (name, about, value, share, of, low,
     high, key, limit, crossed, rows, note), `pairs`, each pair of split and ability with its overlaps of patients,
     image_sets and images and both totals; `parts`; `benchmark`, as it is and clean; `shared`; `page`;
-    `known_names`, the rows that hold a name of the list `audit.names`, where there is one.
+    `known_names`, the first 100 rows that hold a name of the list `audit.names`, where there is one.
     """
     from medmim.data.audit import check, page
     from medmim.data.audit import run as audit

@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby, islice, zip_longest
 from pathlib import Path
@@ -129,8 +129,9 @@ def of_others(ws: Workspace, digests: Collection[str]) -> list[tuple[Path, float
     found, own = [], (ws.store, store.open_store(ws.store).uri)
     for path in _in(ws.home / _FOLDER):
         if path.name not in digests and _made_of(path).get("store") in own:
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            found.append((path, path.stat().st_mtime, size))
+            with suppress(FileNotFoundError):  # somebody is writing it
+                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                found.append((path, path.stat().st_mtime, size))
     return found
 
 

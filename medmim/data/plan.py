@@ -31,7 +31,7 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
     """
     read = reading.of(recipe.data)
     erased_patients = erased.load(ws.store)
-    sources = [erased.leave_out(source, erased_patients) for source in read.load()]
+    sources = [erased.leave_out(source, erased_patients) for source in read.load(with_headers=False)]
     held_out = {people.of(study) for source in sources for study in source.studies or () if study.held_out}
     made, counts = [], []
     for source in sources:

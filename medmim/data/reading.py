@@ -76,16 +76,19 @@ class Reading:
             for name, digest in inputs.items()
         }
 
-    def load(self) -> list[Source]:
+    def load(self, with_headers: bool = True) -> list[Source]:
         """The sources, in the order of the recipe, their paths below their folders.
+
+        Args:
+            with_headers: Look at the DICOM headers of all images (`sources.headers`), not of those alone whose tags a
+                source needs.
 
         Raises:
             UserError: What each source says that cannot be read, together.
         """
         found = self._of_each("load")
-        return [
-            below(folder, headers.looked_at(source)) for (folder, _, _), source in zip(self.parts, found, strict=True)
-        ]
+        looked_at = [headers.looked_at(source) for source in found] if with_headers else found
+        return [below(folder, source) for (folder, _, _), source in zip(self.parts, looked_at, strict=True)]
 
     def _of_each(self, function: str) -> list[Any]:
         """What a function of each module gives, or the errors of all that fail."""

@@ -241,6 +241,9 @@ def test_a_list_of_another_data_set_or_version_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="problem") as caught:
         tasks.load(task_file(tmp_path, "description: d\nclean: true\nitems: listed.json\n"))
     assert "give one" in str(caught.value)
+    with pytest.raises(UserError, match="problem") as caught:
+        tasks.load(task_file(tmp_path, "description: d\nclean: true\nsplit: dev\n"))
+    assert "clean is a list of test questions" in str(caught.value)
 
 
 def recipe_of(ref: str) -> Recipe:

@@ -58,7 +58,7 @@ def read(path: str) -> Names:
             found[family].update(given)
     if not found:
         raise UserError(f"{path} has no name", fix="write a person a line: `Stone, Jane`")
-    return found
+    return dict(found)
 
 
 def _of_line(line: str) -> Iterator[tuple[str, list[str]]]:

@@ -1,8 +1,9 @@
 """Finds leakage between the splits of a data set: shared patients, image sets and images, within an ability and across.
 
 Both counts are always given: the benchmark as it is, and its clean part, the rows with no patient and no image that
-any training file contains. A model that was trained on a patient can answer from memory, whatever ability the image was
-used for.
+any training file contains; images of equal pixels, and look-alikes where the recipe limits them, are told by who calls
+(`pictures`). This is the only definition of clean: the task of a benchmark asks the list that the audit writes. A model
+that was trained on a patient can answer from memory, whatever ability the image was used for.
 """
 
 from collections import defaultdict

@@ -17,7 +17,7 @@ from medmim.run.workspace import Workspace
 from medmim.store import Artifact
 from medmim.store.folder import write_atomically
 
-_SHOWN = 100  # rows of a check; the rest stand in the file
+_SHOWN = audit.MOST_KNOWN  # rows of a check; the rest stand in the file
 
 
 def write(ws: Workspace, artifact: Artifact, report: Mapping[str, Any], allowed: Audit) -> Path:

@@ -37,6 +37,7 @@ from medmim.store import Artifact
 REVISION = 7
 REPORT, ROWS, CLEAN = "audit.json", "rows.jsonl", "clean.jsonl"
 _RAISE = "raise the limits (in the recipe, or by --set audit.KEY=VALUE)"
+MOST_KNOWN = 100  # rows of a report that hold a name of the list; all are counted
 _KNOWN = "known_names"
 _LISTED = 8  # rows of a check in the message that refuses
 
@@ -229,7 +230,7 @@ def read(artifact: Artifact) -> dict[str, Any]:
 
 
 def add_names(ws: Workspace, data: str, report: dict[str, Any], allowed: Audit) -> None:
-    """Add the check of `audit.names` to a report, where the section has a list; its rows go into `known_names`.
+    """Add the check of `audit.names` to a report, where the section has a list; its first rows go into `known_names`.
 
     No audit holds it: the list is this machine's, and may be another tomorrow.
 
@@ -242,7 +243,7 @@ def add_names(ws: Workspace, data: str, report: dict[str, Any], allowed: Audit) 
     samples = shards.read_samples(store.fetch(store.get(data), ws.cache, [shards.SAMPLES]), None)
     found = known_names.check(samples, listed)
     report["checks"] = [*report["checks"], found.as_dict()]
-    report[_KNOWN] = [{"check": found.name, **row.__dict__} for row in found.rows]
+    report[_KNOWN] = [{"check": found.name, **row.__dict__} for row in found.rows[:MOST_KNOWN]]
 
 
 def rows(artifact: Artifact, report: Mapping[str, Any] | None = None) -> Iterator[dict[str, str]]:

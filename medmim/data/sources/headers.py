@@ -39,8 +39,7 @@ def looked_at(source: Source) -> Source:
     Raises:
         UserError: A file is DICOM, and pydicom is not installed.
     """
-    known = set(source.headers)
-    texts = {path: said for path, said in _texts(source).items() if path not in known and may_be_dicom(path)}
+    texts = _texts(source)
     if not texts:
         return source
     by_file: dict[str, list[str]] = defaultdict(list)
@@ -73,13 +72,14 @@ def looked_at(source: Source) -> Source:
 
 
 def _texts(source: Source) -> dict[str, Texts]:
-    """Image -> what is said of it in free words, by what says it."""
-    said: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    """Image whose header is not known -> what is said of it in free words, by what says it."""
+    known = set(source.headers)
+    said: dict[str, dict[str, dict[str, None]]] = {}
     for path, column, text in _said(source):
-        if text:
-            said[path][column][text] = None
-        else:
-            said[path]
+        if path in said or (path not in known and may_be_dicom(path)):
+            own = said.setdefault(path, {})
+            if text:
+                own.setdefault(column, {})[text] = None
     return {path: {column: _APART.join(texts) for column, texts in own.items()} for path, own in said.items()}
 
 
