@@ -1,4 +1,4 @@
-"""medmim data init | build | plan | audit | show | peek | export | exports | erase | lookalike: data sets."""
+"""medmim data init | build | plan | audit | show | peek | export | exports | erase | lookalike | words: data sets."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medmim import hints, store
-from medmim.cli import data_export, data_init
+from medmim.cli import data_export, data_init, data_words
 from medmim.cli.options import Home, Json, RecipeRef, Sets
 from medmim.recipe import loading
 from medmim.run.workspace import Workspace, workspace
@@ -21,6 +21,7 @@ Count = Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")]
 
 
 app.command("init")(data_init.init)
+app.add_typer(data_words.app, name="words")
 
 
 @app.command()
@@ -59,8 +60,8 @@ def plan(recipe: RecipeRef, sets: Sets = None, home: Home = None, as_json: Json 
     Reads the tables of the sources only. With --json: rows, by_split, by_ability, quotas, total, form, terms, `stops`
     (empty, or why the build would make no data set: fact, reason, fix), and `sources`: name, terms, studies, patients,
     images, missing_images, quarantined and skipped (reason -> rows), `types` (ability, family, train, dev, test,
-    patients, images, balanced, unworded, over_quota). `words` is null, or what wording by a language model takes:
-    model, endpoint, questions, requests, kept, most_requests, prompt_tokens, reply_tokens.
+    patients, images, balanced, unworded, over_quota). `words` is null, or what approved wordings do:
+    approved, questions, written, wordings, kept (reason -> questions).
     """
     from medmim.cli import data_tables
     from medmim.data import plan

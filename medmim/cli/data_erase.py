@@ -108,8 +108,8 @@ def _show(ws: Workspace, found: Erasure, files: list[str], yes: bool, writing: S
         return
     console.print("done: later builds leave them out")
     console.print(
-        "other homes still have galleries, pictures and a model's words until they next show or build a data set of "
-        "this store: delete galleries, pixels and words there", soft_wrap=True,
+        "other homes still have galleries and pictures until they next show or build a data set of this store: delete "
+        "galleries and pixels there", soft_wrap=True,
     )  # fmt: skip
     for file in files:
         console.print(f"next: {hints.command('run', file)}", markup=False, soft_wrap=True)

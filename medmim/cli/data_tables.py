@@ -35,14 +35,7 @@ def built(counts: Mapping[str, Any], cached: bool) -> None:
             f"{_DROPPED['balanced']}: " + ", ".join(f"{rows:,} {escape(family)}" for family, rows in dropped.items()),
             soft_wrap=True,
         )
-    if words := counts.get("words"):
-        console.print(
-            f"{words['written']:,} of {words['questions']:,} questions are worded by {escape(words['model'])}; "
-            "words.jsonl lists what was rejected",
-            soft_wrap=True,
-        )
-        for reason, rows in words["fallbacks"].items():
-            console.print(f"[yellow]{rows:,} keep the template's words:[/] {escape(reason)}", soft_wrap=True)
+    _worded(console, counts.get("words"))
     if counts["missing_images"]:
         console.print(f"[yellow]{counts['missing_images']:,} images are missing[/]; missing_images.txt lists them")
     if out := counts["source"].get("erased", {}).get("patients"):
@@ -51,6 +44,16 @@ def built(counts: Mapping[str, Any], cached: bool) -> None:
         console.print(f"skipped {rows:,} rows: {escape(reason)}", soft_wrap=True)
     for reason, rows in counts["quarantined"].items():
         console.print(f"[yellow]quarantined {rows:,}[/] {escape(reason)}", soft_wrap=True)
+
+
+def _worded(console: Console, words: Mapping[str, Any] | None) -> None:
+    if words:
+        console.print(
+            f"{words['written']:,} of {words['questions']:,} questions are in {words['wordings']:,} approved wordings",
+            soft_wrap=True,
+        )
+        for reason, rows in words["kept"].items():
+            console.print(f"[yellow]{rows:,} keep the template's words:[/] {escape(reason)}", soft_wrap=True)
 
 
 def _files(console: Console, files: Mapping[str, Any]) -> None:
@@ -119,14 +122,7 @@ def planned(plan: Mapping[str, Any]) -> None:
         refused = [name for name, allowed in source["terms"].items() if allowed is False]
         forbids = ", ".join(refused).replace("_", " ") or "nothing"
         console.print(f"{escape(source['name'])} forbids: {forbids}", soft_wrap=True)
-    if words := plan["words"]:
-        console.print(
-            f"{words['questions']:,} questions are worded by {escape(words['model'])} at {escape(words['endpoint'])}: "
-            f"{words['requests']:,} requests ({words['kept']:,} of them answered before), about "
-            f"{words['prompt_tokens']:,} tokens of prompts and {words['reply_tokens']:,} of replies; rejected texts "
-            f"are asked for again, so {words['most_requests']:,} requests at most",
-            soft_wrap=True,
-        )
+    _worded(console, plan["words"])
     if plan["stops"]:
         console.print(f"[red]the build would make no data set:[/] {escape('; '.join(plan['stops']))}", soft_wrap=True)
 

@@ -19,12 +19,12 @@ from medmim.data.kept_pixels import KeptPixels
 from medmim.data.seeds import stream
 from medmim.data.sources.source import Source
 from medmim.data.wordings import words
-from medmim.data.words import ask as asked_for
-from medmim.data.words import rewrite
+from medmim.data.words import book as books
+from medmim.data.words import reword
+from medmim.data.words.book import Book
 from medmim.errors import UserError
 from medmim.progress import say
 from medmim.recipe.schema import Data, Recipe
-from medmim.recipe.words import Words
 from medmim.run.cache import cached_step, finished, step_key
 from medmim.run.stage import Outcome, stage
 from medmim.run.workspace import Workspace
@@ -57,23 +57,15 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         shared = f"{ws.store}/{kept_pixels.UNFINISHED}{step_key('data', REVISION, section, parents)[:16]}"
         decode = fanout.on_nodes(address, shared, read.root_of) if address else None
 
-        asked: dict[str, Any] = {}
-
         def build(folder: Path) -> dict[str, Any]:
-            rewrite.refuse_leaving(recipe.data, read.terms)  # only here: of a data set that is found, nothing is sent
+            approved = books.of_store(ws, recipe.data.words.approved) if recipe.data.words else None
             sources = [erased.leave_out(source, erased_patients) for source in read.load()]
             earlier = kept_pixels.of(ws.home, erased_patients.parents.get("erased", ""))
-            if (wanted := recipe.data.words) is None:
-                return make(sources, recipe.data, folder, earlier, decode)
-            kept = _replies(ws, wanted, erased_patients)
-            counts = make(sources, recipe.data, folder, earlier, decode, kept)
-            spent = {"requests": kept.asked, "prompt_tokens": kept.tokens[0], "reply_tokens": kept.tokens[1]}
-            asked["words"] = {"endpoint": wanted.endpoint, "model": wanted.model, **spent}
-            return counts
+            return make(sources, recipe.data, folder, earlier, decode, approved)
 
         clear = None if decode is None else partial(fanout.clear, shared)
         artifact, cached = cached_step(
-            ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms, more=asked, clear=clear
+            ws, "data", REVISION, section, parents, build, recipe=recipe, terms=read.terms, clear=clear
         )
         outcome.of(artifact, cached)
         outcome.facts = dict(artifact.counts)
@@ -101,20 +93,12 @@ def find(recipe: Recipe, ws: Workspace) -> Outcome | None:
     return outcome
 
 
-def _replies(ws: Workspace, wanted: Words, without: erased.Erased) -> asked_for.Replies:
-    """The replies of earlier builds, to be added to; an erasure since this build began ends it."""
-
-    def now() -> str:
-        return erased.load(ws.store).parents.get("erased", "")
-
-    return asked_for.writable(ws.home, wanted, ws.store, without.parents.get("erased", ""), now)
-
-
 def _made_from(data: Data, read: reading.Reading, without: erased.Erased) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings that decide the content, and the digests of what goes in."""
     section = data.model_dump(mode="json", exclude={*_PATHS, "words"}) | {"sources": read.options}
-    section |= rewrite.section(data)
-    return section, {**read.inputs(), **without.parents}
+    section |= reword.section(data)
+    approved = {"words": data.words.approved} if data.words else {}
+    return section, {**read.inputs(), **without.parents, **approved}
 
 
 def make(
@@ -123,7 +107,7 @@ def make(
     folder: Path,
     earlier: KeptPixels | None = None,
     decode: Decode | None = None,
-    kept: asked_for.Replies | None = None,
+    approved: Book | None = None,
 ) -> dict[str, Any]:
     """Write the data set into a folder.
 
@@ -133,7 +117,7 @@ def make(
         folder: May hold what an earlier, killed run has left in `resume/`.
         earlier: The pictures that earlier builds of the home stored.
         decode: As for `gather`.
-        kept: Replies of the model of `data.words`, which needs them.
+        approved: The wordings of `data.words`, which needs them.
 
     Returns:
         The counts of `summary`.
@@ -186,11 +170,12 @@ def make(
         raise stops
     worded: dict[str, Any] = {}
     if data.words is not None:
-        if kept is None:
-            raise ValueError("data.words needs a place for replies")
+        if approved is None:
+            raise ValueError("data.words needs its wordings")
         places = [number for number, sample in enumerate(samples) if sample.id in ours]
-        rewritten, worded = rewrite.rewrite([samples[n] for n in places], data.words, data.seed, kept, folder)
-        for number, sample in zip(places, rewritten, strict=True):
+        reworded = reword.reword([samples[n] for n in places], data, approved)
+        worded = reworded.counts
+        for number, sample in zip(places, reworded.samples, strict=True):
             samples[number] = sample
     if count := _rows(bad):
         say(f"{count:,} of {_read(sources):,} rows are quarantined; quarantine.jsonl says why")

@@ -9,8 +9,7 @@ from typing import Any
 
 from medmim.data import build, erased, people, quotas, reading
 from medmim.data.abilities import FAMILIES
-from medmim.data.words import ask, rewrite
-from medmim.errors import UserError
+from medmim.data.words import book, reword
 from medmim.recipe.schema import Recipe
 from medmim.run.workspace import Workspace
 from medmim.sample import SPLITS, Sample
@@ -24,10 +23,11 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
         sources together), and `sources`: for each `name`, `terms`, `studies`, `patients`, `images`, `missing_images`,
         `quarantined` (reason -> rows), `skipped`, and `types`. A type has `ability`, `family`, a count for each split,
         `patients`, `images`, and what was dropped: `balanced`, `over_quota` and `unworded`. `stops` is empty, or says
-        why the build would make no data set. `words` is what wording it takes (`rewrite.cost`), or None.
+        why the build would make no data set. `words` are the counts of `reword.reword`, or None.
 
     Raises:
-        UserError: A source cannot be read, or `data.sized_for` names a pool that there is not.
+        UserError: A source cannot be read, `data.sized_for` names a pool that there is not, or the wordings of
+            `data.words` are not in the store.
     """
     read = reading.of(recipe.data)
     erased_patients = erased.load(ws.store)
@@ -66,7 +66,6 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
     }
     bad, missing = [row for one in sources for row in one.bad], [path for one in sources for path in one.missing]
     stops = build.what_stops(sources, bad, missing, bool(everything), recipe.data)
-    stops = stops or _leaving(recipe, read)
     return {
         "rows": len(everything),
         "by_split": _by_split(everything),
@@ -77,26 +76,14 @@ def of(recipe: Recipe, ws: Workspace) -> dict[str, Any]:
         "terms": read.terms.as_dict(),
         "stops": [] if stops is None else [text for text in (stops.fact, stops.reason, stops.fix) if text],
         "sources": planned,
-        "words": _words(recipe, ws, [sample for own in left for sample in own], erased_patients),
+        "words": _words(recipe, ws, [sample for own in left for sample in own]),
     }
 
 
-def _leaving(recipe: Recipe, read: reading.Reading) -> UserError | None:
-    """Why no text may be sent to the server of `data.words`; None where they may."""
-    try:
-        rewrite.refuse_leaving(recipe.data, read.terms)
-    except UserError as error:
-        return error
-    return None
-
-
-def _words(recipe: Recipe, ws: Workspace, samples: Sequence[Sample], without: erased.Erased) -> dict[str, Any] | None:
-    words = recipe.data.words
-    if words is None:
+def _words(recipe: Recipe, ws: Workspace, samples: Sequence[Sample]) -> dict[str, Any] | None:
+    if recipe.data.words is None:
         return None
-    return rewrite.cost(
-        samples, words, recipe.data.seed, ask.replies(ws.home, words, ws.store, without.parents.get("erased", ""))
-    )
+    return reword.reword(samples, recipe.data, book.of_store(ws, recipe.data.words.approved)).counts
 
 
 def _types(asked: Sequence[Sample], kept: Sequence[Sample], counts: dict[str, dict[str, int]]) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from medmim import store
 from medmim.data import erased, kept_pixels, people
 from medmim.data.export import folder as folders
 from medmim.data.export import records
-from medmim.data.words import ask as words
 from medmim.errors import UserError
 from medmim.housekeeping import inventory, readings
 from medmim.housekeeping.inventory import Entry
@@ -190,7 +189,6 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     from medmim.data import gallery  # imports Pillow
 
     kept_pixels.clear(ws.home)
-    words.clear(ws.home)
     index.clear(ws.home)
     gallery.clear(ws.home)
     _clear_unfinished(ws.home)

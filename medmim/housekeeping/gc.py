@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from medmim import progress, store
 from medmim.data import kept_pixels
+from medmim.data.words import ask, book
 from medmim.housekeeping import inventory, readings
 from medmim.housekeeping.inventory import LAST_RECORD, Entry
 from medmim.nightly import records
@@ -40,7 +41,7 @@ class Item:
 
     Attributes:
         kind: `artifact`, `unfinished` (files without a manifest), `run`, `resume`, `index`, `mark`, `lock`, `pixels`
-            (what the home keeps for the next build) or `gallery` (of the home, too).
+            (what the home keeps for the next build), `words` (replies of a model, likewise) or `gallery`.
         name: Its key, or the common prefix of its keys.
         recipe: Name of its recipe; empty where none is known.
         bytes: Its size.
@@ -124,7 +125,7 @@ def plan(
     for entry, rank in _ranked(complete, lambda entry: (entry.kind, entry.recipe_name)):
         rule = retention(entry.recipe_name)
         if entry.imported:
-            reason = "an imported base"
+            reason = "approved wordings" if entry.kind == book.KIND else "an imported base"
         elif entry.time >= cutoff:
             reason = f"used within {grace:g} days"
         elif entry.time >= now - rule.days * DAY:
@@ -162,6 +163,9 @@ def plan(
     if unused := kept_pixels.unused(ws.home, cutoff):
         last_used, size = max(when for when, *_ in unused), sum(size for _, size, _ in unused)
         add("pixels", "pixels", "", size, last_used, f"{len(unused):,} pictures of no build for {grace:g} days")
+    if stale := ask.unused(ws.home, cutoff):
+        last_used, size = max(when for when, *_ in stale), sum(size for _, size, _ in stale)
+        add("words", ask.FOLDER, "", size, last_used, f"replies of models that were not asked for {grace:g} days")
 
     remaining = {entry.digest for entry in complete} - {item.name.partition("/")[2] for item in items}
     for path, when, size in _galleries(ws, remaining):
@@ -207,6 +211,7 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
         "mark",
         "lock",
         "pixels",
+        "words",
         "gallery",
     )  # records before the artifacts that they name
     removed = []
@@ -225,6 +230,9 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
             shutil.rmtree(path, ignore_errors=True)
         elif item.kind == "pixels":
             for *_, path in kept_pixels.unused(ws.home, plan.cutoff):
+                path.unlink(missing_ok=True)
+        elif item.kind == "words":
+            for *_, path in ask.unused(ws.home, plan.cutoff):
                 path.unlink(missing_ok=True)
         else:
             clear(place, item.name, LAST_RECORD)

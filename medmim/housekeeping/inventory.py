@@ -52,7 +52,7 @@ class Entry:
         complete: It has a manifest; a run: its last record.
         recipe: Recipe of its provenance, as it was dumped; empty where there is none.
         parents: Digests in its provenance.
-        imported: A base that somebody brought in; no step makes it again.
+        imported: A base, or approved wordings, that somebody brought in; no step makes it again.
     """
 
     name: str

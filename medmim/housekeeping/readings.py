@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medmim import progress, store
+from medmim.data.words import book
 from medmim.errors import UserError
 from medmim.sample import digest_of
 from medmim.store.removal import INVENTORY
@@ -121,7 +122,7 @@ def _reading(text: str, is_provenance: bool) -> Reading:
     if is_provenance:
         with suppress(ValueError, AttributeError):  # edited by hand
             record = json.loads(text)
-            recipe, imported = record.get("recipe") or {}, record.get("step") == "import"
+            recipe, imported = record.get("recipe") or {}, record.get("step") in ("import", book.KIND)
     return Reading(frozenset(digests(text)), recipe, imported)
 
 

@@ -80,6 +80,7 @@ class _Link:
         report: Says that the server is waited for.
         learned: What is known of it.
         slots: One for each request that may be under way.
+        pace: Called before each request, those that are sent again included.
     """
 
     client: Any
@@ -91,6 +92,7 @@ class _Link:
     report: "Callable[[RetryCallState], None]"
     learned: Learned
     slots: Semaphore
+    pace: Callable[[], None]
 
     @property
     def timeout(self) -> float:
@@ -155,6 +157,7 @@ def generate(
     max_new_tokens: int,
     response_format: Mapping[str, Any] | None,
     on_reply: Callable[[Question, Reply], None],
+    pace: Callable[[], None] = lambda: None,
 ) -> Iterator[Reply]:
     """Have texts written; a refusal of the model is an error of its request. Other arguments are those of `ask`.
 
@@ -166,6 +169,7 @@ def generate(
         max_new_tokens: Longest text.
         response_format: The form of the replies, for a server that can be told of one; else None.
         on_reply: Called with each reply as soon as it is there, by the thread that waited for it.
+        pace: Called by that thread before each request, those that are sent again included; waits for its turn.
 
     Yields:
         One reply for each question, in order.
@@ -185,9 +189,8 @@ def generate(
         on_reply(question, reply)
         return reply
 
-    yield from _all(
-        url, model, questions, batch_size, None, greedy(max_new_tokens), read, settings, learned=None, own=""
-    )
+    how = greedy(max_new_tokens)
+    yield from _all(url, model, questions, batch_size, None, how, read, settings, learned=None, own="", pace=pace)
 
 
 def compare(
@@ -252,6 +255,7 @@ def _all(
     settings: Mapping[str, Any],
     learned: Learned | None,
     own: str,
+    pace: Callable[[], None] = lambda: None,
 ) -> Iterator[Reply]:
     if not own:
         openai_client.check(url)
@@ -261,7 +265,7 @@ def _all(
         return key(where, question.prompt, question, how or likelihoods(question))
 
     report, slots = openai_errors.report_waiting(url), known.limited(batch_size)
-    link = _Link(openai_client.client(url, bool(own)), url, model, settings, name_of, read, report, known, slots)
+    link = _Link(openai_client.client(url, bool(own)), url, model, settings, name_of, read, report, known, slots, pace)
     pool = ThreadPoolExecutor(batch_size)
     try:
         for reply in _in_order(pool, link, iter(questions), batch_size):
@@ -476,6 +480,7 @@ def _post(link: _Link, question: Question, named: bool) -> Mapping[str, Any]:
     for place, digest in enumerate(digests):
         url = link.learned.urls.get(digest, partial(_data_url_of, question, place))
         content.append({"type": "image_url", "image_url": {"url": url}, **({"uuid": digest} if named else {})})
+    link.pace()
     with link.slots:
         response = link.client.chat.completions.with_raw_response.create(
             model=link.model,

@@ -72,7 +72,7 @@ class Data(Section):
     )
     rows_only: bool = Field(False, description="do all that needs no pixels, then stop")
     words: Words | None = Field(
-        None, description="a language model that words the questions (docs/words.md); default: our templates"
+        None, description="approved wordings of questions and answers (docs/words.md); default: our templates"
     )
 
     @property

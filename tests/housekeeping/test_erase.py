@@ -118,9 +118,6 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
     kept = kept_pixels.of(ws.home)
     assert kept is not None
     kept.keep("scan.png", 32, "sha256:0", b"a picture")
-    words = ws.home / "words" / "store" / "none" / "m.jsonl"  # a model's words on the patient
-    words.parent.mkdir(parents=True)
-    words.write_text("{}")
     list(gallery.write(ws, store.get(f"{ws.store}/{made['data twelve']}")))
     unfinished = [
         f"{crew.UNFINISHED}0123/1.jsonl",
@@ -140,7 +137,6 @@ def test_erased_they_are_in_no_data_set_and_in_no_later_build(
         record = erase.erase(ws, [patient], erase.plan(ws, [patient]), "asked for")
     assert [path for path in (ws.home / "work").iterdir()] == [running]
     assert kept.find("scan.png", 32) is None and not (ws.home / "galleries").exists()
-    assert not words.exists()
     assert not open_store(ws.store).exists(index["data twelve"]) and open_store(ws.store).exists(index["data three"])
     assert list(open_store(ws.store).list("resume/")) == unfinished[2:], "a training is ended by whoever runs it"
     assert whole(ws) == set(made.values()) - {made["data twelve"], made["report twelve"]}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from medmim import shards, store, tracking
 from medmim.data import gallery, kept_pixels
+from medmim.data.words import ask, book
 from medmim.errors import UserError
 from medmim.housekeeping import gc
 from medmim.lvlm import adapters
@@ -336,6 +337,26 @@ def test_what_a_step_finds_again_counts_as_used_now(place: Workspace) -> None:
     item = gc.Item("artifact", name(artifact), "", 0, 0, "a plan made before it was found again")
     assert gc.collect(place, replace(planned, items=(item,))) == []
     assert store.find(artifact.uri)
+
+
+def test_replies_of_models_that_were_not_asked_go_after_the_grace_period(ws: Workspace) -> None:
+    server = ask.Server("http://127.0.0.1/v1", "m")
+    for model in ("old", "used"):
+        ask.replies(ws.home, model).keep(server, "Which?", ask.Said("What?"))
+    os.utime(ask.replies(ws.home, "old").path, (NOW - 9 * DAY,) * 2)
+    os.utime(ask.replies(ws.home, "used").path, (NOW,) * 2)
+    (item,) = gc.plan(ws, now=NOW).items
+    assert (item.kind, item.days) == ("words", 9)
+    gc.collect(ws, gc.plan(ws, now=NOW))
+    assert not ask.replies(ws.home, "old").known and ask.replies(ws.home, "used").known
+
+
+def test_approved_wordings_stay_though_no_step_used_them_for_long(ws: Workspace) -> None:
+    wordings = book.Wordings(questions=("Which image shows {value}?",))
+    made = book.approve(ws, book.Book(families={"which_finding": wordings}), shown=True)
+    planned = gc.plan(ws, last=1, days=0, now=time.time() + 400 * DAY)
+    assert planned.kept == {"approved wordings": 1} and not [item for item in planned.items if item.kind == "artifact"]
+    assert store.find(made.uri)
 
 
 def test_pictures_that_no_build_used_go_after_the_grace_period(ws: Workspace) -> None:

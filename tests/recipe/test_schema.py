@@ -58,13 +58,16 @@ def test_secrets_in_the_addresses_of_further_models_are_refused_and_not_shown(ad
         loading.load("demo", [f"bench.models={json.dumps({'a': fine})}"])
 
 
-@pytest.mark.parametrize("address", ["https://user:s3cret@h/v1", "https://h/v1?key=s3cret", "https://s3@h/v1"])
-def test_secrets_in_the_address_of_the_model_that_words_are_refused_and_not_shown(address: str) -> None:
-    with pytest.raises(UserError) as raised:
-        loading.load("demo", [f"data.words={json.dumps({'endpoint': address, 'model': 'm'})}"])
-    said = str([raised.value.fact, raised.value.reason, raised.value.problems])
-    assert "data.words.endpoint" in said and "the address holds" in said and "s3" not in said
-    loading.load("demo", ['data.words={"endpoint": "https://h/v1", "model": "m"}'])
+def test_approved_wordings_are_named_by_a_digest_and_never_in_the_published_form() -> None:
+    approved = f"data.words={{approved: {'a' * 64}}}"
+    loading.load("demo", [approved])
+    for given, said in (
+        (["data.words={approved: book.yaml}"], "approved"),
+        ([approved, "data.form=published"], "strict"),
+    ):
+        with pytest.raises(UserError) as raised:
+            loading.load("demo", given)
+        assert said in str(raised.value)
 
 
 BENCH = ["pipeline=bench", "bench.models={a: tiny-mantis}"]

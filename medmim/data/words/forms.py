@@ -1,52 +1,167 @@
-"""In which form a text asks: which, what or how, whether, where; another form of the same words asks something else."""
+"""The forms in which a question may be worded, `forms.ini`: reads them, matches a text, draws texts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from configparser import ConfigParser
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from random import Random
+from typing import Literal
 
-from medmim.data.words.kinds import SAME, Kind
-
-_VERB = r"(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might|must)"
-_WHETHER = re.compile(rf"(?:^|[,:]\s*){_VERB} (?!not\b)|\b(?:whether|if)\b")
-_INDIRECT = re.compile(r"\b(?:which|what|how|whose|where|identify|name|describe|give|find|point|select|compare)\b")
-_ALTERNATIVES = re.compile(r"@\d,? or (?:in |on |of |also in )?@\d|\bleft or (?:the |on the |on )?right\b|\bor not\b")
-_WHERE = re.compile(
-    rf"(?:^|[,:]\s*|\b(?:tell|say|state|determine|decide|see|show) )where (?:@\d|in\b|on\b|#|{_VERB}\b)"
-)
-_HOW = re.compile(r"\bhow (?:is|are|was|were|do|does|did|can)\b(?! you\b)")
-_CAUSE = re.compile(r"\bwhat (?:made|makes|changed|changes|brought|brings|produced|produces|turned|turns|led)\b")
-_TIME = re.compile(rf"(?:^|[,:]\s*)(?:when|why|who|whom) {_VERB}\b|(?:^|[,:]\s*)who\b")
-_GIVEN = re.compile(
-    r"\b(?:given|considering|knowing|noting|seeing|provided|assuming) that\b(?! @)|"
-    r"\b(?:since|as|because|although|while) (?:it|they|there|all)\b"
-)
-_THING = re.compile(r"\b(?:which|what) (?:of )?(?:the )?(?:findings?|diagnos[ei]s|modalit\w+|techniques?)\b")
+Part = Literal["question", "answer"]
+_FILE = "forms.ini"
+_NEVER = "!"
+_TOKEN = re.compile(r"\{\w+\}|[\w'-]+|[^\w\s]")
+_MARK = re.compile(r"\\[()]|[()\[\]|]|<\w+>|\{\w+\}|[^\s()\[\]|<>{}\\]+")
+_CLOSED = {"(": ")", "[": "]"}
+_BEFORE = frozenset(".,:;?)")  # signs that follow a word without a space
+_WRITTEN = {"cc": "CC", "mlo": "MLO", "mri": "MRI", "mr": "MR", "bi-rads": "BI-RADS", "rano": "RANO"}
 
 
-def problem(sentences: Sequence[str], kind: Kind) -> str:
-    """What is wrong with the form of a masked text that asks; empty where nothing is.
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A word or sign, or forms one after the other (`all`) or instead of each other (`any`)."""
 
-    Args:
-        sentences: Those that ask, in lower case, values as `#`, images as `@` and number.
-        kind: Of its family.
+    kind: Literal["word", "all", "any"]
+    word: str = ""
+    parts: "tuple[Form, ...]" = ()
+
+
+def families() -> list[str]:
+    """Those that have forms."""
+    return _file().sections()
+
+
+@cache
+def of(family: str, part: Part) -> Form:
+    """The forms of a family's questions or answers.
+
+    Raises:
+        KeyError: There is no such family, or no such name.
+        ValueError: `forms.ini` is malformed, or a name stands for itself.
     """
-    for sentence in sentences:
-        for pattern, name in ((_WHERE, "where"), (_TIME, "when, why or who"), (_CAUSE, "what made it so")):
-            if pattern.search(sentence) and not _ALTERNATIVES.search(sentence):
-                return f"it asks {name}"
-        if match := _GIVEN.search(sentence):
-            return f"it states something after '{match[0]}'"
-        if kind.asked == SAME:
-            if _THING.search(sentence):
-                return "it asks which, not whether"
-        elif _asks_whether(sentence, kind):
-            return "it asks whether"
-        if kind.images in ("which", "one") and not kind.free and _HOW.search(sentence):
-            return "it asks how"
-    return ""
+    return _Reader(family).named(part)
 
 
-def _asks_whether(sentence: str, kind: Kind) -> bool:
-    match = _WHETHER.search(sentence)
-    if match is None or _INDIRECT.search(sentence) or _ALTERNATIVES.search(sentence):
-        return False
-    return not kind.choices or not all(re.search(choice, sentence) for choice in kind.choices)
+@cache
+def vocabulary(family: str, part: Part) -> frozenset[str]:
+    """All words, signs and slots of the forms."""
+    return frozenset(_words(of(family, part), set()))
+
+
+def has(family: str, part: Part) -> bool:
+    """Whether anything can be said; the answers of some families are kept as they are."""
+    return vocabulary(family, part) != {_NEVER}
+
+
+def tokens(text: str) -> list[str]:
+    """Words, signs and slots of a text, in lower case."""
+    return _TOKEN.findall(text.lower())
+
+
+def unmatched(said: Sequence[str], form: Form) -> int | None:
+    """None where the tokens are of the form; else the number of tokens with which some text of it begins."""
+    known: dict[tuple[Form, int], frozenset[int]] = {}
+    furthest = 0
+
+    def ends(form: Form, begin: int) -> frozenset[int]:
+        nonlocal furthest
+        if form.kind == "word":
+            if begin < len(said) and said[begin] == form.word != _NEVER:
+                furthest = max(furthest, begin + 1)
+                return frozenset((begin + 1,))
+            return frozenset()
+        found = known.get((form, begin))
+        if found is None:
+            if form.kind == "any":
+                found = frozenset().union(*(ends(part, begin) for part in form.parts))
+            else:
+                found = frozenset((begin,))
+                for part in form.parts:
+                    found = frozenset().union(*(ends(part, at) for at in found))
+            known[form, begin] = found
+        return found
+
+    return None if len(said) in ends(form, 0) else furthest
+
+
+def draw(form: Form, rng: Random) -> list[str]:
+    """The tokens of a text of the form."""
+    while _NEVER in (found := list(_drawn(form, rng))):
+        pass
+    return found
+
+
+def written(said: Sequence[str]) -> str:
+    """A text of tokens: spaces, capitals and names as they are written, whoever wrote it."""
+    text, begins = "", True
+    for token in said:
+        word = _WRITTEN.get(token, token)
+        glued = not text or token in _BEFORE or text.endswith("(") or token.startswith("-")
+        text += ("" if glued else " ") + (word[0].upper() + word[1:] if begins else word)
+        begins = token in (".", "?")
+    return text
+
+
+def _drawn(form: Form, rng: Random) -> Iterator[str]:
+    if form.kind == "word":
+        yield form.word
+    for part in form.parts if form.kind == "all" else rng.choices(form.parts) if form.parts else ():
+        yield from _drawn(part, rng)
+
+
+def _words(form: Form, seen: set[Form]) -> Iterator[str]:
+    if form not in seen:
+        seen.add(form)
+        if form.kind == "word":
+            yield form.word
+        for part in form.parts:
+            yield from _words(part, seen)
+
+
+@cache
+def _file() -> ConfigParser:
+    found = ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    found.read_string((resources.files(__package__) / _FILE).read_text(encoding="utf-8"))
+    return found
+
+
+class _Reader:
+    """Reads the names of one family, each once, so that equal parts are one object."""
+
+    def __init__(self, family: str) -> None:
+        self.section = _file()[family]
+        self.known: dict[str, Form | None] = {}
+
+    def named(self, name: str) -> Form:
+        if name not in self.known:
+            self.known[name] = None
+            marks = _MARK.findall(self.section[name])
+            if re.sub(r"\s", "", self.section[name]) != "".join(marks):
+                raise ValueError(f"{_FILE}: {self.section.name}: {name}: a sign is not understood")
+            self.known[name] = self.either(marks)
+            if marks:
+                raise ValueError(f"{_FILE}: {self.section.name}: {name}: '{marks[0]}' opens or closes nothing")
+        found = self.known[name]
+        if found is None:
+            raise ValueError(f"{_FILE}: {self.section.name}: {name} stands for itself")
+        return found
+
+    def either(self, marks: list[str]) -> Form:
+        """Read up to a closing sign or the end; `marks` lose what is read."""
+        ways: list[list[Form]] = [[]]
+        while marks and marks[0] not in ")]":
+            mark = marks.pop(0)
+            if mark == "|":
+                ways.append([])
+            elif mark in _CLOSED:
+                inner = self.either(marks)
+                if not marks or marks.pop(0) != _CLOSED[mark]:
+                    raise ValueError(f"{_FILE}: {self.section.name}: '{mark}' is not closed")
+                ways[-1].append(inner if mark == "(" else Form("any", parts=(Form("all"), inner)))
+            elif mark.startswith("<"):
+                ways[-1].append(self.named(mark[1:-1]))
+            else:
+                ways[-1] += [Form("word", word) for word in tokens(mark.removeprefix("\\"))]
+        return Form("any", parts=tuple(Form("all", parts=tuple(way)) for way in ways))

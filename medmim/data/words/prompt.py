@@ -1,16 +1,14 @@
-"""What a language model is asked for, and how its reply is read."""
+"""What a language model is asked for, and how its reply is read. No request holds anything of a data set."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medmim.data.words.facts import Facts, is_quotation
-from medmim.recipe.words import VARIANTS
+from medmim.data.words import forms, slots
+from medmim.data.words.forms import Part
 
-REVISION = 2  # of prompt and check: with another one, texts are asked for anew and data sets are others
 _WAYS = (
     "Ask it as a plain question.",
     "Write it as an instruction.",
@@ -22,54 +20,53 @@ _WAYS = (
     "Begin with 'Looking at'.",
     "Begin with 'Considering'.",
     "Begin with 'Which' or 'What'.",
-    "Begin with 'Based on'.",
+    "Begin with 'Can you'.",
     "Write it as a colleague would say it.",
 )
-assert len(_WAYS) == VARIANTS
+_ANSWERS = (
+    "Write one short sentence.",
+    "Write the answer alone, and a full stop.",
+    "Begin with 'It is'.",
+    "Begin with the answer.",
+    "Begin with 'The'.",
+    "Name the image, where it has a slot.",
+)
 _FENCE = re.compile(r"^\s*```(?:json)?\s*|\s*```\s*$")
 _SAID = 300  # characters of a rejected reply that are shown to its writer
 
 
-class Wording(BaseModel):
-    """A reply: the question, and for an open one the answer."""
-
+class _Reply(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    question: str
-    answer: str = ""
+    text: str
 
 
-def of(facts: Facts, way: int) -> str:
+def of(family: str, part: Part, number: int) -> str:
     """The request for a wording.
 
-    The answer of a closed question is not in it, nor are its options: what a model is not told it cannot give away. Nor
-    is anything of a patient but what the question says.
-
     Args:
-        facts: Of the question.
-        way: Which of the ways to say it, from 0.
+        family: Of the question.
+        part: What of it is worded.
+        number: Which wording of it, from 0: equal requests would get equal replies.
     """
-    quoted = [value for value in facts.about.values() if is_quotation(value)]
-    keep = [value for name, value in facts.about.items() if name in ("value", "finding", "ages") or value in quoted]
-    images = "one image, image 1" if facts.images == 1 else f"{facts.images} images, image 1 to image {facts.images}"
-    lines = [
-        "Reword a question about medical images. Ask exactly the same, in other words.",
-        "- Add nothing: no anatomy, disease, number, date, side, severity, kind of image or patient that is not below.",
-        "- Leave nothing out: name the same images (as 'image 1', 'image 2'), in the same order.",
-        "- Give no hint of the answer, deny nothing, and write no list of options.",
-        "- One line of plain English. " + _WAYS[way],
-        f"There are {images}. {facts.kind.context}".rstrip(),
-        *(f"Keep to the letter: {value}" for value in keep),
-        f"Question: {facts.question}",
-    ]
-    if facts.writes_answer:
-        lines += [
-            f"Answer: {facts.answer}",
-            "Write the answer, too, as one short sentence that says this and nothing else; the question must not hint "
-            "at it.",
+    needed, _ = slots.of(family, part)
+    ways = _WAYS if part == "question" else _ANSWERS
+    way = ways[number % len(ways)] + (f" (wording {number // len(ways) + 1})" if number >= len(ways) else "")
+    words = sorted(word for word in forms.vocabulary(family, part) if word[0].isalnum())
+    asks = "Reword a question about medical images" if part == "question" else "Word the answer to a question"
+    return "\n".join(
+        [
+            f"{asks}, as a template: a program fills its slots, which stand in braces, thousands of times.",
+            "- It must be true whatever the slots hold, and say exactly what the examples say, in other words.",
+            f"- Use each slot once, as it is written: {', '.join(needed)}." if needed else "- It has no slots.",
+            "- Add nothing: no anatomy, disease, number, date, side, severity or patient. Deny and suppose nothing.",
+            f"- Use these words only: {' '.join(words)}",
+            f"- One line of plain English. {way}",
+            *(f"Question: {line}" for line in slots.templates(family)),
+            *(["Answer: {answer}"] if part == "answer" else []),
+            'Reply with JSON only: {"text": "..."}',
         ]
-    example = {"question": "...", **({"answer": "..."} if facts.writes_answer else {})}
-    return "\n".join([*lines, f"Reply with JSON only: {json.dumps(example)}"])
+    )
 
 
 def again(first: str, reply: str, reason: str, number: int) -> str:
@@ -79,33 +76,29 @@ def again(first: str, reply: str, reason: str, number: int) -> str:
     return f"{before}\nIt was rejected, since it {reason}. Write another one (try {number})."
 
 
-def response_format(writes_answer: bool) -> Mapping[str, Any]:
+def response_format() -> Mapping[str, Any]:
     """What a server that can is told of the form of a reply."""
-    names = ["question", "answer"] if writes_answer else ["question"]
     schema = {
         "type": "object",
-        "properties": {name: {"type": "string"} for name in names},
-        "required": names,
+        "properties": {"text": {"type": "string"}},
+        "required": ["text"],
         "additionalProperties": False,
     }
     return {"type": "json_schema", "json_schema": {"name": "wording", "strict": True, "schema": schema}}
 
 
-def read(text: str, writes_answer: bool) -> Wording:
-    """The reply, from JSON, or from JSON with words around it.
+def read(reply: str) -> str:
+    """The text of a reply, from JSON, or from JSON with words around it.
 
     Raises:
         ValueError: It is not what was asked for; the message says what is wrong with it.
     """
-    plain = _FENCE.sub("", text)
+    plain = _FENCE.sub("", reply)
     start, end = plain.find("{"), plain.rfind("}")
     if start < 0 or end < start:
         raise ValueError("it is no JSON object")
     try:
-        found = Wording.model_validate_json(plain[start : end + 1])
+        return _Reply.model_validate_json(plain[start : end + 1]).text
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from None
-    if writes_answer and not found.answer.strip():
-        raise ValueError("answer: it is missing")
-    return found
