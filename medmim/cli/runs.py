@@ -1,8 +1,10 @@
 """medmim runs list | show | sweep: the runs on a cluster, and the removal of what they left behind."""
 
 import json
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +13,9 @@ from rich.table import Table
 
 from medmim import hints
 from medmim.cli import runs_end, runs_logs
-from medmim.cli.options import Host, Json, Namespace, RunName, connect, keep
+from medmim.cli.options import Home, Host, Json, Namespace, RunName, connect, keep
+from medmim.errors import UserError
+from medmim.run.workspace import workspace
 
 if TYPE_CHECKING:
     from medmim.cluster.kfp.runs import Run
@@ -26,11 +30,21 @@ def list_(
     page: Annotated[
         str, typer.Option("--page", metavar="TOKEN", help="The next page, as printed below the last.")
     ] = "",
+    stored: Annotated[
+        bool,
+        typer.Option("--stored", help="By their records in the store, a laptop's too; KFP is not asked."),
+    ] = False,
+    home: Home = None,
     host: Host = None,
     namespace: Namespace = None,
     as_json: Json = False,
 ) -> None:
-    """The newest runs that medmim submitted. With --json: runs (name, run_id, state, created, ...), next_page."""
+    """The newest runs that medmim submitted. With --json: runs (name, run_id, state, created, ...), next_page.
+
+    With --stored and --json: runs (name, recipe, state, begun, seen, seconds), next_page.
+    """
+    if stored:
+        return _stored(home, limit, page, as_json)
     from medmim.cluster.kfp import runs
 
     found, following = runs.page(connect(host, namespace), limit, page)
@@ -48,6 +62,31 @@ def list_(
         console.print("no runs")
     if following:
         console.print(f"more: {hints.command('runs', 'list', '--page', following)}", markup=False, soft_wrap=True)
+
+
+def _stored(home: Path | None, limit: int, page: str, as_json: bool) -> None:
+    """List the runs of a store, a page at a time: of each run but those on the page, only its name is asked for."""
+    from medmim.run import overview
+
+    if page and not (page.isascii() and page.isdigit() and int(page)):
+        raise UserError(f"no page '{page}' in the list of runs", fix="start again without --page")
+    ws, number = workspace(home), int(page or 1)
+    sys.stderr.write(f"store {ws.store}\n")
+    every = overview.names(ws)
+    found = overview.runs(ws, every[(number - 1) * limit : number * limit])
+    following = str(number + 1) if number * limit < len(every) else ""
+    if as_json:
+        keys = ("name", "recipe", "state", "begun", "seen")
+        rows = [{key: getattr(run, key) for key in keys} | {"seconds": run.seconds} for run in found]
+        typer.echo(json.dumps({"runs": rows, "next_page": following or None}, default=datetime.isoformat))
+        return
+    for run in found:
+        seen = f"{age(run.seen)} ago" if run.seen else ""
+        typer.echo(f"{run.name}  {run.state}  {seen}".rstrip())
+    if not found:
+        typer.echo("no runs")
+    if following:
+        typer.echo(f"more: {hints.command('runs', 'list', '--stored', '--page', following)}")
 
 
 @app.command()
