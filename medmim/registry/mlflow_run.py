@@ -55,8 +55,10 @@ def log(api: "MlflowClient", ws: Workspace, version: Version, bench: Artifact, t
     training_run.log_table(api, ws, run, scores["leaderboard"], TABLE)
     files = {name: store.read_file(tuned, name) for name in curves.FILES if name in tuned.files}
     curves.log(api, run, files, tuned.counts.get("tokens_per_s"))
+    said = in_words(scores["leaderboard"], "tuned")
+    training_run.describe(api, ws, run, said)
     api.set_terminated(run, RunStatus.to_string(RunStatus.FINISHED))
-    return in_words(scores["leaderboard"], "tuned")
+    return said
 
 
 def headlines(

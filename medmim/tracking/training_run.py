@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim import hints, store
+from medmim import store
 from medmim.errors import TRY_AGAIN, UserError, within
 from medmim.progress import say
 from medmim.recipe.registry import CANDIDATE
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN, TRAINING = "medmim.run", "medmim.training"
+PAGE, NOTE = "medmim.kfp", "mlflow.note.content"
+_WORDS = "medmim.description"  # the description that was written last: one that differs is a person's
 FACT = "mlflow_run"  # of the record of `finetune`: the run's id
 CURVES = "the curves of this training as it goes on"  # what MLflow may not get
 BENCHMARK = "benchmark"  # name of the data set that answers are scored on
@@ -151,15 +153,36 @@ def _tags(ws: Workspace, recipe: Recipe) -> dict[str, str]:
         RUN: ws.run,
         "medmim.recipe_name": recipe.name,
         "mlflow.user": current_user(),
-        "mlflow.source.name": hints.command("submit" if on_cluster() else "run", recipe.name),
+        "mlflow.source.name": f"recipe {recipe.name}",  # MLflow's pages cut it off before the last slash
         "mlflow.source.type": "JOB" if on_cluster() else "LOCAL",
         "mlflow.source.git.commit": code_version().get("commit", "").partition("+")[0],
         "medmim.image": (recipe.platform.pods.image or os.environ.get("MEDMIM_IMAGE", "")) if on_cluster() else "",
     }
     page = run_name.page(ws.store, ws.run)
-    where = f"[the run in Kubeflow Pipelines]({page})" if page else ""
-    tags |= {"medmim.kfp": page, "mlflow.note.content": where}
+    tags |= {PAGE: page, NOTE: _link(page)}
     return {key: value for key, value in tags.items() if value}
+
+
+def _link(page: str) -> str:
+    return f"[The run in Kubeflow Pipelines]({page})" if page else ""
+
+
+def describe(api: "MlflowClient", ws: Workspace, run: str, words: str) -> None:
+    """Say of a run what it came to, before its link to KFP; a description that a person wrote stays.
+
+    Args:
+        api: The client.
+        ws: The workspace.
+        run: Id of the MLflow run.
+        words: The scores in words, in place of those of an earlier bench.
+    """
+    with optional(ws, "the description"):
+        tags = api.get_run(run).data.tags
+        link, present = _link(tags.get(PAGE, "")), tags.get(NOTE, "")
+        if words and present in ("", link, tags.get(_WORDS)):
+            text = "\n\n".join(part for part in (words, link) if part)
+            api.set_tag(run, _WORDS, text)
+            api.set_tag(run, NOTE, text)
 
 
 def params(recipe: Recipe) -> dict[str, str]:

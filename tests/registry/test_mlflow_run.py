@@ -62,4 +62,8 @@ def test_run_version_and_logged_model_are_what_mlflows_pages_show(
     register.run(recipe, ws, data.uri, model.uri, later.uri)
     again = api.get_model_version(facts["name"], facts["version"]).description
     assert again.count("Accuracy") == 1 and "held in 70.0%" in again
-    assert len(api.get_metric_history(run.info.run_id, "bench/held_in/accuracy")) == 2
+    assert api.get_run(run.info.run_id).data.tags["mlflow.note.content"] == again.partition("\n\n")[2]
+    api.set_tag(run.info.run_id, "mlflow.note.content", "mine")
+    register.run(recipe, ws, data.uri, model.uri, bench(model.digest).uri)
+    assert api.get_run(run.info.run_id).data.tags["mlflow.note.content"] == "mine"
+    assert len(api.get_metric_history(run.info.run_id, "bench/held_in/accuracy")) == 3
