@@ -45,6 +45,14 @@ def resolved(
     )
 
 
+def listed_by(ws: Workspace, data: Artifact, refs: Sequence[str], allowed: Audit | None = None) -> dict[str, str]:
+    """`audit`: digest of the audit whose list `resolved` takes, so that it is kept; nothing where no task asks it."""
+    if not any(task.clean for _, task in map(tasks.load, refs)):
+        return {}
+    found = audit.made(ws, data, allowed)
+    return {"audit": found.digest} if found else {}
+
+
 def _ids(ws: Workspace, data: Artifact, allowed: Audit | None, make: bool) -> tuple[str, ...] | None:
     """The ids of the clean questions, sorted; None where there is no audit and none is to be made."""
     found = audit.made(ws, data, allowed)

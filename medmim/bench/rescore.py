@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from medmim import shards, store
+from medmim import hints, shards, store
 from medmim.bench import answers, asking, clean, tasks
 from medmim.bench.likelihood import GENERATE, LIKELIHOOD, PROTOCOLS
 from medmim.bench.reader.reply import reread
@@ -85,7 +85,13 @@ def rescore(ws: Workspace, scored: Artifact) -> dict[str, Any]:
             reason=f"they name {', '.join(sorted(named.tasks))}, and the recipe {', '.join(tasks.names_of(refs))}",
         )
     source = store.get(f"{ws.store}/data/{named.data}")
-    refs = clean.resolved(ws, source, refs, allowed)
+    refs = clean.resolved(ws, source, refs, allowed, make=False)
+    if any(task.clean for _, task in map(tasks.load, refs)):
+        raise Refused(
+            f"nothing tells which questions of {source.uri} are clean",
+            reason="the audit that the scores were made with is gone, and who computes them again makes none",
+            fix=f"make it: `{hints.command('data', 'audit', source.uri)}`",
+        )
     data = store.fetch(source, ws.cache, [shards.SAMPLES])
     items = tasks.select(data, refs, asked.limit, named.split)
     recorded = {GENERATE: named.answers, LIKELIHOOD: named.likelihoods}

@@ -79,7 +79,7 @@ def bench(
         The artifact (`scores.json`, `predictions.jsonl`), and whether it was cached.
     """
     source = store.get(data)
-    settings = without_files(ws, source, settings, recipe)
+    given, settings = settings.tasks, without_files(ws, source, settings, recipe)
     of_data = terms_of(source)
     stale = stale_before or {}
     engines = {role: engine(ref, ws, stale.get(role, ""), settings.engine) for role, ref in models.items()}
@@ -147,7 +147,8 @@ def bench(
     parents |= {f"{protocol} {probe} of {role}": found.digest for (role, protocol, probe), found in collected.items()}
     allowed = combine([of_data, *(model.terms for model in engines.values())])
     # for people: what the roles were called, and where the pictures are
-    more = {"refs": {"data": source.uri, **{role: model.ref for role, model in engines.items()}}}
+    more: dict[str, Any] = {"refs": {"data": source.uri, **{role: model.ref for role, model in engines.items()}}}
+    more |= clean.listed_by(ws, source, given, recipe.audit if recipe else None)
     return cached_step(ws, "bench", REVISION, section, parents, make, recipe=recipe, terms=allowed, more=more)
 
 

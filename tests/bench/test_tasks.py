@@ -13,10 +13,12 @@ from PIL import Image
 from medmim import shards, store
 from medmim.bench import clean, item_lists, rescore, run, tasks
 from medmim.data.audit import run as audit
-from medmim.errors import UserError
+from medmim.errors import Refused, UserError
 from medmim.recipe.schema import Bench, Data, Recipe
+from medmim.run.provenance import provenance_of
 from medmim.run.workspace import workspace
 from medmim.sample import ABILITIES, Sample
+from medmim.store import removal
 from tests.support.bench import World, picture, publish, samples
 
 
@@ -386,3 +388,9 @@ def test_scores_of_the_clean_questions_name_their_list_and_are_computed_again_fr
     assert scored == clean_ones
     computed = rescore.rescore(ws, artifact)
     assert {key: scores[key] for key in computed} == computed
+    found, cached = audit.audit_artifact(ws, source.uri)
+    assert cached and provenance_of(artifact)["audit"] == found.digest, "gc keeps what a record names"
+    removal.remove(store.open_store(ws.store), f"audit/{found.digest}")
+    with pytest.raises(Refused, match="nothing tells which questions"):
+        rescore.rescore(ws, artifact)
+    assert store.find(found.uri) is None, "whoever checks evidence may write no artifact"
