@@ -31,7 +31,6 @@ PODS = {
     "nightly": ours("nightly"),
     "promoter": ours("promoter"),
     "gc": ours("gc"),
-    "migrate": ours("migrate"),
     "check": ours("test"),
     "server": ours("inference", ports={"http": 8000}),
     "console": ours("console", ports={"http": 8000}),
@@ -60,14 +59,14 @@ PODS = {
 DNS, STORE, DB, API, MLFLOW, SERVER, DASHBOARD, TORCH = 53, 9443, 5432, 6443, 5000, 8000, 8265, 29500
 RAY = ("head", "worker", "submitter")
 OURS = (
-    "mlflow", "nightly", "promoter", "gc", "migrate", "check", "server", "console", "step", "run-check",
-    "promotion-in-kfp", "sweep", *RAY,
+    "mlflow", "nightly", "promoter", "gc", "check", "server", "console", "step", "run-check", "promotion-in-kfp",
+    "sweep", *RAY,
 )  # fmt: skip
 HEADS = ("head", "head-of-another-namespace")
 PORTS = (DNS, STORE, DB, API, MLFLOW, SERVER, DASHBOARD, TORCH, 6379, 8888, 9000)
 
 ALLOWED = {
-    *product({*OURS, "head-of-another-namespace"} - {"migrate"}, ["store"], [STORE]),
+    *product({*OURS, "head-of-another-namespace"}, ["store"], [STORE]),
     *product(("nightly", "promoter", "gc", "check", "server", "console"), ["mlflow"], [MLFLOW]),
     *product(("step", "run-check", "promotion-in-kfp"), ["mlflow"], [MLFLOW]),
     *product(HEADS, ["mlflow"], [MLFLOW]),
@@ -76,7 +75,7 @@ ALLOWED = {
     ("ingress", "console", SERVER),
     *product(("step", "run-check", "promotion-in-kfp", "sweep", *HEADS), ["api"], [API]),
     *product(("step", "run-check", "promotion-in-kfp", "nightly"), ["kfp"], PORTS),
-    *product(("mlflow", "migrate"), ["database"], [DB]),
+    *product(("mlflow",), ["database"], [DB]),
     *product(RAY, RAY, PORTS),
     *product(["kuberay"], HEADS, [DASHBOARD]),
     ("kuberay", "worker", DASHBOARD),  # which does not listen there

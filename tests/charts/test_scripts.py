@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -20,8 +21,10 @@ from medmim.store import open_store
 from tests.charts.old_mlflow import KEPT, fill, rewind
 from tests.support.chart import CHART, PLATFORM, named, rendered
 from tests.support.chart_scripts import command_of, helm_test, run
+from tests.support.postgres import postgres
 from tests.support.waiting import until
 
+TABLES = ("alembic_version", "alembic_version_auth")  # of MLflow, of its users
 RUNBOOK = CHART.parents[1] / "docs" / "runbook.md"
 
 
@@ -130,15 +133,43 @@ def test_older_databases_are_migrated_with_their_data_and_the_files_as_they_were
 
 
 @pytest.mark.long
-def test_the_hook_migrates_a_database_whose_address_is_on_no_command_line(older: tuple[Path, str, str]) -> None:
-    path, before, newest = older
-    hook = named(rendered("onprem-gpu"), "Job", "medmim-migrate")
-    (python, *arguments) = hook["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert python == "python3" and schema(path) == before
-    env = {**os.environ, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{path}"}
-    subprocess.run([sys.executable, *arguments], env=env, check=True, capture_output=True)
-    assert schema(path) == newest and kept(path) == {"losses": [0.5], "models": KEPT}
-    assert str(path) not in " ".join(arguments)
+@pytest.mark.parametrize("old", [True, False])
+def test_pods_that_start_at_once_migrate_an_external_database_one_after_the_other(tmp_path: Path, old: bool) -> None:
+    """Without the lock, two make the same tables or columns, and all but one fail."""
+    from sqlalchemy import create_engine, text
+
+    with postgres() as uri:
+        if old:
+            assert run("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI=uri).returncode == 0
+            fill(uri)
+            before, newest = rewind(uri)
+            assert before != newest
+        started = []
+        for number in range(3):
+            settings = {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / f"{number}.ini"), "DEFAULT_PERMISSION": "READ"}
+            command, env = command_of("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI=uri, **settings)
+            assert "a-password" not in " ".join(command)
+            started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+        errors = [one.communicate()[1] for one in started]
+        assert [one.returncode for one in started] == [0, 0, 0], errors
+        engine = create_engine(uri)
+        with engine.connect() as connection:
+            versions = [
+                connection.execute(text(f"SELECT version_num FROM {table}")).scalars().all() for table in TABLES
+            ]
+        engine.dispose()
+        assert [len(found) for found in versions] == [1, 1]
+        if old:
+            assert versions[0] == [newest]
+            assert {
+                name: dict(one.aliases) for name, one in tracking.registered(Workspace(tmp_path, "", uri)).items()
+            } == KEPT
+
+
+def test_a_database_that_is_no_postgresql_is_refused_by_its_kind() -> None:
+    done = run("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI="mysql://medmim:a-password@127.0.0.1:1/mlflow")
+    assert done.returncode == 1 and "the database of MLflow is mysql" in done.stderr and "fix: " in done.stderr
+    assert "a-password" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_migration_that_fails_half_way_leaves_the_database_as_it_was(older: tuple[Path, str, str]) -> None:
@@ -207,19 +238,18 @@ def test_the_runbooks_backup_is_whole_while_others_write(tmp_path: Path) -> None
     assert ask(tmp_path / "backup.db", "SELECT name FROM runs") == ["done"]
 
 
-def test_the_users_lie_beside_an_external_database_and_its_password_is_kept_as_it_is(tmp_path: Path) -> None:
+def test_the_users_lie_beside_an_external_database_and_its_password_is_kept_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow.server.auth.config import read_auth_config
 
-    path, uri = tmp_path / "auth.ini", "postgresql://medmim:100%25safe@db:5432/mlflow"
-    settings = {"MLFLOW_AUTH_CONFIG_PATH": str(path), "DEFAULT_PERMISSION": "READ"}
-    done = run("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI=uri, **settings)
-    assert done.returncode == 0, done.stderr
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("MLFLOW_AUTH_CONFIG_PATH", str(path))
-        read = read_auth_config()
+    path, uri = tmp_path / "auth.ini", "postgresql://medmim:100%25safe@127.0.0.1:1/mlflow"
+    written: dict[str, Any] = runpy.run_path(str(CHART / "files" / "prepare_mlflow.py"))
+    written["write_auth"](path, uri, "READ")
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(path))
+    read = read_auth_config()
     assert read.database_uri == uri
     assert read.default_permission == "READ" and read.admin_password is None
-    assert uri not in done.stdout + done.stderr
 
 
 def test_the_check_of_mlflow_fails_where_none_answers() -> None:

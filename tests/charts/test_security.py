@@ -42,7 +42,7 @@ def faults(spec: Object) -> list[str]:
     for one in containers(spec):
         own = one.get("securityContext", {})
         checks = {
-            "runs as root": whole.get("runAsNonRoot") is True and whole.get("runAsUser", 0) > 0,
+            "runs as root": whole.get("runAsNonRoot") is True and whole.get("runAsUser", 1) > 0,
             "seccomp": whole.get("seccompProfile", {}).get("type") == "RuntimeDefault",
             "escalation": own.get("allowPrivilegeEscalation") is False,
             "capabilities": own.get("capabilities") == {"drop": ["ALL"]},

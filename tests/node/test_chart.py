@@ -3,12 +3,9 @@
 import json
 import os
 import re
-import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import chown, rmtree, which
 
 import pytest
 import yaml
@@ -21,6 +18,7 @@ from tests.node.ray_jobs import a_run
 from tests.node.world import Namespace
 from tests.support import workflows
 from tests.support.chart import CHART, LAST
+from tests.support.postgres import postgres
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
@@ -29,32 +27,10 @@ WAIT = {"wait": "watcher", "timeout": 300}
 
 
 @pytest.fixture
-def postgres() -> Iterator[str]:
+def database_uri() -> Iterator[str]:
     """The URI of a real PostgreSQL where pods reach it."""
-    if which("initdb") is None:
-        pytest.skip("no PostgreSQL: initdb is not on PATH")
-    folder = Path(tempfile.mkdtemp(prefix="medmim-postgres-"))
-    chown(folder, "nobody")  # it refuses to run as root
-    (folder / "password").write_text("a-password")
-    with socket.socket() as free:
-        free.bind((BRIDGE, 0))
-        port = free.getsockname()[1]
-
-    def call(*words: str) -> None:
-        done = subprocess.run(words, user="nobody", cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    data, log = str(folder / "data"), str(folder / "log")
-    settings = f"-c listen_addresses={BRIDGE} -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-    call("initdb", "-D", data, "-U", "medmim", "--pwfile=password", "--auth=scram-sha-256")
-    with (folder / "data" / "pg_hba.conf").open("a") as rules:
-        rules.write("host all all 10.244.0.0/16 scram-sha-256\n")
-    try:
-        call("pg_ctl", "-D", data, "-l", log, "-o", settings, "-w", "start")
-        yield f"postgresql://medmim:a-password@{BRIDGE}:{port}/postgres"
-    finally:
-        call("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-        rmtree(folder)
+    with postgres(BRIDGE, "10.244.0.0/16") as uri:
+        yield uri
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
@@ -65,7 +41,7 @@ def test_an_upgrade_migrates_mlflow_while_a_run_trains_and_can_be_rolled_back(
     place, values = empty_namespace, empty_namespace.values()
     uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
     if database == "postgresql":
-        uri = request.getfixturevalue("postgres")
+        uri = request.getfixturevalue("database_uri")
         place.kubectl("-n", place.platform, "create", "secret", "generic", "database", f"--from-literal=uri={uri}")
         values["mlflow"]["database"] = {"existingSecret": "database"}
     server = ("-n", place.platform, "scale", "deployment/medmim-mlflow")

@@ -1,4 +1,4 @@
-"""Before MLflow's server starts: upgrade SQLite's schemas, and write the settings of its user database."""
+"""Before MLflow's server starts: upgrade the schemas of its database, and write the settings of its users."""
 
 import configparser
 import os
@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 COPIES = 2  # of files as they were before a migration
+LOCK = 0x6D65646D696D  # "medmim", by which pods migrate one after the other
 
 
 def revision(path: Path, table: str) -> str:
@@ -74,6 +75,42 @@ def migrate(path: Path, table: str, *command: str) -> None:
         old.unlink()
 
 
+def migrate_shared(uri: str, users: bool) -> None:
+    """Upgrade the schemas of an external PostgreSQL, one pod at a time: several start at once.
+
+    A transaction holds the lock, not a session, which a pooler such as PgBouncer would hand to others between two
+    statements. It ends with this process, whatever kills that.
+    """
+    from alembic.util import CommandError
+    from mlflow.db import commands
+    from mlflow.store.db.utils import create_sqlalchemy_engine_with_retry
+    from sqlalchemy import make_url, text
+
+    kind = make_url(uri).get_backend_name()
+    if kind != "postgresql":
+        sys.exit(
+            f"error: the database of MLflow is {kind}, which this chart cannot migrate\n"
+            "fix: put a postgresql:// address into mlflow.database.existingSecret, or use your MLflow: mlflow.external"
+        )
+    engine = create_sqlalchemy_engine_with_retry(uri)
+    try:
+        with engine.begin() as holder:
+            holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            holder.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            commands(["upgrade", uri], standalone_mode=False)
+            if users:
+                from mlflow.server.auth.db.utils import migrate_if_needed
+
+                migrate_if_needed(engine, "head")
+    except CommandError as error:
+        if "Can't locate revision" not in str(error):
+            raise
+        sys.exit(
+            f"error: the database was migrated by a newer MLflow: {error}\n"
+            "fix: upgrade the release again, or restore a dump from before (docs/runbook.md)"
+        )
+
+
 def write_auth(path: Path, users: str, permission: str) -> None:
     """MLflow reads this database's URI from a file only."""
     settings = configparser.ConfigParser()
@@ -91,9 +128,11 @@ def write_auth(path: Path, users: str, permission: str) -> None:
 if __name__ == "__main__":
     backend, auth = os.environ["MLFLOW_BACKEND_STORE_URI"], os.environ.get("MLFLOW_AUTH_CONFIG_PATH")
     runs = Path(backend.removeprefix("sqlite:///")) if backend.startswith("sqlite") else None
-    users = runs and runs.with_name("basic_auth.db")  # external: tables beside MLflow's, which the server migrates
+    users = runs and runs.with_name("basic_auth.db")  # external: tables beside MLflow's
     if auth:  # first, since without it nothing of the users starts
         write_auth(Path(auth), f"sqlite:///{users}" if users else backend, os.environ["DEFAULT_PERMISSION"])
+    if not runs:
+        migrate_shared(backend, bool(auth))
     if runs:
         migrate(runs, "alembic_version", "mlflow", "db", "upgrade")
     if users and auth and users.exists():  # the server makes a fresh one itself

@@ -13,17 +13,29 @@
 {{- end }}
 
 {{- define "medmim.storePort" -}}
-{{- $url := urlParse (.Values.store.endpoint | default "https://aws") -}}
+{{ include "medmim.port" (.Values.store.endpoint | default "https://aws") }}
+{{- end }}
+
+{{/* The port of an address. */}}
+{{- define "medmim.port" -}}
+{{- $url := urlParse . -}}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
 {{- $port | default (ternary "80" "443" (eq $url.scheme "http")) -}}
 {{- end }}
 
 {{- define "medmim.toMlflow" -}}
 # MLflow.
+{{- if .Values.mlflow.enabled }}
 - ports: [{port: 5000, protocol: TCP}]
   to:
     - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Release.Namespace }}}}
       podSelector: {matchLabels: {app.kubernetes.io/name: medmim, app.kubernetes.io/component: mlflow}}
+{{- else }}
+- ports: [{port: {{ include "medmim.port" .Values.mlflow.external.uri }}, protocol: TCP}]
+  {{- with .Values.networkPolicy.mlflow }}
+  to: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "medmim.toApiServer" -}}

@@ -75,6 +75,15 @@ app.kubernetes.io/component: {{ .component }}
 medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- end }}
 
+{{/* Where MLflow is: ours, or one that is there. */}}
+{{- define "medmim.mlflowUri" -}}
+{{ if .Values.mlflow.enabled }}http://{{ include "medmim.service" . }}:5000{{ else }}{{ .Values.mlflow.external.uri }}{{ end }}
+{{- end }}
+
+{{- define "medmim.mlflowCertificate" -}}
+{{ if not .Values.mlflow.enabled }}{{ .Values.mlflow.external.certificate }}{{ end }}
+{{- end }}
+
 {{/* Every valid host name of MLflow's server; the list replaces the server's own. */}}
 {{- define "medmim.allowedHosts" -}}
 {{- $service := printf "medmim-mlflow.%s" .Release.Namespace -}}
@@ -89,6 +98,9 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 
 {{/* What values.schema.json cannot say: keys that depend on each other. */}}
 {{- define "medmim.check" -}}
+{{- if and (not .Values.mlflow.enabled) (not .Values.mlflow.external.uri) }}{{ fail "mlflow.external.uri: with mlflow.enabled: false, name the MLflow that is there: https://HOST" }}{{ end -}}
+{{- if and .Values.mlflow.enabled .Values.mlflow.external.uri }}{{ fail "mlflow.external.uri: an MLflow of the chart's own is installed as well; set mlflow.enabled: false" }}{{ end -}}
+{{- if and .Values.mlflow.auth.enabled .Values.mlflow.appName }}{{ fail "mlflow.appName: mlflow.auth.enabled is an app of its own, basic-auth; give one of them" }}{{ end -}}
 {{- if and (not .Values.mlflow.database.existingSecret) (gt (int .Values.mlflow.replicas) 1) }}{{ fail "mlflow.replicas: SQLite has one writer; set mlflow.database.existingSecret or leave it at 1" }}{{ end -}}
 {{- if and .Values.mlflow.ingress.enabled (not .Values.mlflow.ingress.host) }}{{ fail "mlflow.ingress.host: an ingress needs it, and the server must know it" }}{{ end -}}
 {{- if and .Values.mlflow.ingress.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.mlflowFrom) }}{{ fail "networkPolicy.mlflowFrom: name the ingress controller's pods, else the ingress cannot reach MLflow" }}{{ end -}}
@@ -124,8 +136,8 @@ medmim-mlflow.{{ .Release.Namespace }}.svc
 {{- if contains "\n" $recipe -}}
 {{- if not (regexMatch "(?m)^[{]?[\"']?name[\"']?:" $recipe) }}{{ fail "nightly.recipe: the text has no line name: ..., so it is no recipe's YAML; give the file by --set-file nightly.recipe=mine.yaml" }}{{ end -}}
 {{- else if not (regexMatch "^[a-z0-9-]+$" $recipe) }}{{ fail (printf "nightly.recipe: '%s' is no shipped recipe's name, and a file is given by --set-file nightly.recipe=mine.yaml" $recipe) }}{{ end -}}
-{{- if not .Values.image.digest }}{{ fail "image.digest: the nightly's pods reach no registry, so its runs' image must be named by digest" }}{{ end -}}
-{{- if not .Values.cudaImage.digest }}{{ fail "cudaImage.digest: the nightly's pods reach no registry, so its runs' image with torch must be named by digest" }}{{ end -}}
+{{- if not (or .Values.image.digest (eq .Values.image.pullPolicy "Never")) }}{{ fail "image.digest: the nightly's pods reach no registry, so its runs' image must be named by digest" }}{{ end -}}
+{{- if not (or .Values.cudaImage.digest (eq .Values.image.pullPolicy "Never")) }}{{ fail "cudaImage.digest: the nightly's pods reach no registry, so its runs' image with torch must be named by digest" }}{{ end -}}
 {{- if not (include "medmim.nightlyNamespace" .) }}{{ fail "nightly.namespace: name the namespace of its runs, one of runNamespaces" }}{{ end -}}
 {{- $runs := list -}}{{- range .Values.runNamespaces }}{{ $runs = append $runs .name }}{{ end -}}
 {{- if not (has (include "medmim.nightlyNamespace" .) $runs) }}{{ fail (printf "nightly.namespace: %s is none of runNamespaces" .Values.nightly.namespace) }}{{ end -}}
