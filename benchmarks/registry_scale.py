@@ -114,9 +114,8 @@ def one(name: str) -> dict[str, Any]:
         sys.stderr.write(f"{len(found.items):,} to remove, of what stays {found.kept}\n")
     else:
         some = str(2 + int(time.time()) % 8)  # seldom the present champion
-        words = (
-            name.split() if name.startswith("registry") else ["registry", "promote", RECIPES[0], some, "--why", "scale"]
-        )
+        promote = ["registry", "promote", RECIPES[0], some, "--why", "scale"]
+        words = promote if name.startswith("promote") else name.split()
         answer = CliRunner().invoke(app, words, catch_exceptions=False)
         sys.stderr.write(answer.output[-300:])
         if answer.exit_code:

@@ -92,7 +92,7 @@ def plan(
     now = time.time() if now is None else now
     cutoff = now - grace * DAY
     place = store.open_store(ws.store)
-    ages = place.ages()
+    ages = inventory.listed(place)
     known = readings.of(place, ages)
     entries = inventory.scan(known)
     retention = _retention(entries.values(), last, days)

@@ -4,6 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,13 +20,15 @@ from medmim.recipe.registry import CANDIDATE
 from medmim.redact import shown
 from medmim.registry import decisions, lookup, retired, store_id
 from medmim.registry.decisions import Decision
-from medmim.run import step_lock
+from medmim.run import run_name, step_lock
 from medmim.run.workspace import Workspace
+from medmim.store.folder import FolderStore
 from medmim.store.removal import MANIFEST, REMOVING, USED
 from medmim.tracking import Registered, Version
 
 LAST_RECORD = "report.json"  # of a run, however it ended
 LAST_OF_NIGHT = "trend.json"  # likewise
+_PARTS, _AT_ONCE = 500, 8  # of a listing
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOT_ARTIFACTS = (
     "runs",
@@ -77,6 +80,23 @@ class Entry:
     def digest(self) -> str:
         """The rest of it."""
         return self.name.partition("/")[2]
+
+
+def listed(place: store.Store) -> Ages:
+    """Everything in the folders of a store: of S3 in parts at once, since each answer names but a thousand objects."""
+    if isinstance(place, FolderStore):
+        return place.ages()
+    prefixes = [f"{top}/" for top in place.folders("") if top != "runs"]
+    runs = place.folders("runs/")
+    recipes = sorted({f"runs/{run_name.recipe_of(name)}-" for name in runs})
+    covering: list[str] = []
+    for prefix in recipes:
+        if not covering or not prefix.startswith(covering[-1]):
+            covering.append(prefix)
+    named = any(run_name.recipe_of(name) == name for name in runs)  # by no recipe
+    prefixes += ["runs/"] if named or len(covering) > _PARTS else covering
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return {key: written for part in pool.map(place.ages, prefixes) for key, written in part.items()}
 
 
 def scan(known: Readings) -> dict[str, Entry]:

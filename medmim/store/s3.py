@@ -218,11 +218,14 @@ class S3Store:
             # The client's own listing takes ten times as long to read an answer: seconds for each 10,000 objects.
             listed = self._call(None, lambda _: self._ask(asked))
             space = listed.tag[: listed.tag.index("}") + 1] if listed.tag.startswith("{") else ""
-            plain = unquote_plus if listed.findtext(f"{space}EncodingType") == "url" else str
+            quoted, begin = listed.findtext(f"{space}EncodingType") == "url", len(self.prefix)
+            key, modified, size = f"{space}Key", f"{space}LastModified", f"{space}Size"
             for one in listed.iterfind(f"{space}Contents"):
-                name = plain(one.findtext(f"{space}Key", ""))
-                when = datetime.fromisoformat(one.findtext(f"{space}LastModified", ""))
-                found[name.removeprefix(self.prefix)] = (when.timestamp(), int(one.findtext(f"{space}Size", "0")))
+                name = one.findtext(key, "")
+                if quoted and ("%" in name or "+" in name):
+                    name = unquote_plus(name)
+                when = datetime.fromisoformat(one.findtext(modified, ""))
+                found[name[begin:]] = (when.timestamp(), int(one.findtext(size, "0")))
             if listed.findtext(f"{space}IsTruncated") != "true":
                 return found
             asked["continuation-token"] = listed.findtext(f"{space}NextContinuationToken", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medmim import store
-from medmim.housekeeping import readings
+from medmim.housekeeping import inventory, readings
 from medmim.run.workspace import Workspace
 from medmim.store import open_store
 from medmim.store.removal import INVENTORY, finish
@@ -84,3 +84,20 @@ def test_the_end_of_a_removal_leaves_the_inventory(ws: Workspace) -> None:
     place.write(INVENTORY, b"x")
     finish(place)
     assert place.read(INVENTORY) == b"x"
+
+
+def test_a_store_in_s3_is_listed_in_parts_and_nothing_is_left_out(bucket: str) -> None:
+    place = open_store(bucket)
+    keys = {"data/a b+c%/x", "model/y/z", "decisions/m/1.json", "runs/demo-1-20260101-000000-a/data.json"}
+    runs = (
+        "demo-20260101-000000-a",
+        "demo-nightly-20260101-a",
+        "demo-20260101-000000-a-00000000",
+        "émil-20260101-000000-a",
+    )
+    keys |= {f"runs/{run}/jobs/x/order.json" for run in runs}
+    for key in keys:
+        place.write(key, b"x")
+    assert dict(inventory.listed(place)) == place.ages() and set(place.ages()) == keys
+    place.write("runs/by hand/data.json", b"x")
+    assert dict(inventory.listed(place)) == place.ages()

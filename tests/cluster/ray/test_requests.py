@@ -26,7 +26,7 @@ def test_thirty_jobs_of_which_half_waits_for_gpus_ask_less_than_twenty_times_a_s
 
     def counting(self: Kube, method: str, path: str, *rest: Any, **more: Any) -> Any:
         with lock:
-            counted[f"{method} {path.partition('?')[0].split('/')[-1 if path.endswith('s') else -2]}"] += 1
+            counted[f"{method} {path.partition('?')[0].split('/namespaces/')[-1].split('/')[1]}"] += 1
         return asked(self, method, path, *rest, **more)
 
     settings = platform(cluster, gpus=1, head_cpus=0.2, cpus=0.2, pending_minutes=60)
