@@ -19,19 +19,59 @@ from types import SimpleNamespace
 from typing import Any
 
 _TAG = "<image>"
+_END, _PAD = "\ue000", "\ue001"  # of a turn, and of a row; no text has these
 
 
 def of_trl(folder: Path, split: str) -> Iterator[tuple[str, str, list[Any]]]:
-    """As TRL's collator for vision-language models puts the pictures into the messages."""
+    """As TRL's collator for vision-language models gives four rows at once to a model: tokens read back, and pixels."""
     from datasets import load_dataset
-    from trl.data_utils import is_conversational, prepare_multimodal_messages
+    from PIL import Image
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-    for row in load_dataset(str(folder), split=split):
-        assert is_conversational(row)
-        user, assistant = prepare_multimodal_messages(row["messages"], row["images"])
-        shown = [part["image"] for part in user["content"] if part["type"] == "image"]
-        asked = "".join(_TAG if part["type"] == "image" else part["text"] for part in user["content"])
-        yield asked, "".join(part["text"] for part in assistant["content"]), shown
+    processor = _lossless()
+    collate = DataCollatorForVisionLanguageModeling(processor)
+    rows = load_dataset(str(folder), split=split)
+    for at in range(0, len(rows), 4):
+        batch = collate([rows[number] for number in range(at, min(at + 4, len(rows)))])
+        pixels = iter(batch.get("pixel_values", ()))
+        for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            assert (tokens == labels)[labels >= 0].all()
+            asked, answered, rest = processor.tokenizer.decode(tokens[labels >= 0]).split(_END)
+            shown = [next(pixels) for _ in range(asked.count(_TAG))]
+            assert not rest
+            yield asked, answered, [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in shown]
+        assert next(pixels, None) is None
+
+
+def _lossless() -> Any:
+    """A processor of the library that keeps all: a token for each byte and each picture, and pictures as they are."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytewise = Tokenizer(models.BPE(vocab={letter: at for at, letter in enumerate(letters)}, merges=[]))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bytewise.decoder = decoders.ByteLevel()
+    tokens = PreTrainedTokenizerFast(
+        tokenizer_object=bytewise,
+        pad_token=_PAD,
+        additional_special_tokens=[_END, _TAG],
+        clean_up_tokenization_spaces=False,
+    )
+    tokens.image_token, tokens.image_token_id = _TAG, tokens.convert_tokens_to_ids(_TAG)
+    part = "{{ '" + _TAG + "' if part.type == 'image' else part.text }}"
+    return LlavaProcessor(
+        CLIPImageProcessor(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False),
+        tokens,
+        patch_size=1 << 20,  # larger than a picture, which leaves the one additional token
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy="full",
+        chat_template="{% for turn in messages %}{% for part in turn.content %}"
+        + part
+        + "{% endfor %}"
+        + _END
+        + "{% endfor %}",
+    )
 
 
 def of_ms_swift(folder: Path, split: str) -> Iterator[tuple[str, str, list[Any]]]:
