@@ -24,7 +24,7 @@ from medmim.data.export.form import Form, Splits, rows
 from medmim.errors import UserError
 from medmim.run.provenance import provenance_of, shows_patients, terms_of
 from medmim.run.workspace import Workspace
-from medmim.sample import SPLITS, Sample
+from medmim.sample import LETTERS, SPLITS, Sample
 from medmim.terms import Terms
 
 LEFT_OUT = "left_out.jsonl"
@@ -205,7 +205,17 @@ def _problem(sample: Sample, form: Form, choice: Choice, images: Collection[str]
         return f"it has more than {choice.max_images} images"
     if images is not None and any(name not in images for name in sample.images):
         return "the data set lacks one of its images"
-    return form.problem(sample)
+    return _unanswered(sample) or form.problem(sample)
+
+
+def _unanswered(sample: Sample) -> str:
+    """Why nobody could learn a closed question, whatever the format; empty where it can be."""
+    options, gold = sample.options, sample.gold
+    if len(options) > len(LETTERS):
+        return f"it has more than {len(LETTERS)} options"
+    if options and not (gold and all(0 <= at < len(options) and options[at] == sample.answer for at in gold)):
+        return "its answer is none of its options, or its gold is another one"
+    return ""
 
 
 def _nothing(choice: Choice, to: str, dropped: Sequence[tuple[str, str]]) -> UserError:

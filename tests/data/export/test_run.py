@@ -199,18 +199,23 @@ def test_a_row_that_the_form_cannot_hold_is_named_and_never_changed(form: str, w
         "many": sample(7, 3),
         "options": sample(9, 2, question="Which?\nA: this\nB: that"),
         "none": sample(11, 0),
+        "unanswered": sample(16, 2, gold=()),
+        "another": sample(18, 2, answer="neither"),
+        "beyond": sample(20, 2, gold=(2,)),
+        "lettered": sample(22, 2, options=tuple("abcdefghi"), answer="i", gold=(8,)),
     }
+    nowhere = {"many", "unanswered", "another", "beyond", "lettered"}
     fits = sample(13, 2)
     uri = publish(ws, tmp_path / "data", [*odd.values(), fits])
     made = export.export(ws, uri, tmp_path / "out", form, Choice(max_images=2))
     named = {row["id"] for row in lines(tmp_path / "out" / export.LEFT_OUT)}
     left_out = {
-        "llava": {"tag", "white", "many"},
-        "ms-swift": {"tag", "sound", "thought", "many"},
-        "llama-factory": {"tag", "sound", "many"},
-        "trl": {"tag", "many"},
-        "med-mim": {"tag", "white", "many", "options", "none"},
-    }.get(form, {"many"})
+        "llava": {"tag", "white"},
+        "ms-swift": {"tag", "sound", "thought"},
+        "llama-factory": {"tag", "sound"},
+        "trl": {"tag"},
+        "med-mim": {"tag", "white", "options", "none"},
+    }.get(form, set()) | nowhere
     assert named == {odd[name].id for name in left_out}
     assert made.rows == {"train": len(odd) + 1 - len(left_out)} and sum(made.left_out.values()) == len(left_out)
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
