@@ -127,6 +127,7 @@ def test_a_client_of_openai_asks_what_mlflow_serves(
 
     register.run(recipe, ws, publish("data", rows__txt="r").uri, model.uri, bench(model.digest).uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ws.tracking)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # where it looks for uvicorn
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
