@@ -35,6 +35,12 @@ def test_a_process_logs_a_training_while_it_writes(ws: Workspace, recipe: Recipe
     assert {key for key in known.data.metrics if key.startswith("system/")} >= {"system/cpu_utilization_percentage"}
     assert len(known.data.metrics) < 60
 
+    (tmp_path / "losses.jsonl").write_text(lines(1, 7))
+    told = curves.Followed(str(ws.home), ws.store, ws.tracking, str(tmp_path), run)  # as a worker of a cluster is
+    with curves.following(told) as again:
+        pass
+    assert again == [run] and steps(ws, run) == [*range(1, 8)]
+
 
 def test_what_was_logged_before_a_resume_is_not_logged_twice(
     ws: Workspace, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
