@@ -24,8 +24,22 @@ def command(recipe: str, home: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "medmim.cli.main", "run", recipe, "--home", str(home), "--json", *more]
 
 
-def run(recipe: str, home: Path, *more: str) -> tuple[int, dict[str, Any], str]:
-    done = subprocess.run(command(recipe, home, *more), capture_output=True, text=True, timeout=280)
+# What Python reads when it starts: the steps of the image without torch find none of what only the other image has.
+AS_IN_THE_IMAGES = """
+import sys
+from importlib.machinery import PathFinder
+
+absent = ("torch", "transformers", "deepspeed", "peft", "accelerate", "safetensors", "tokenizers", "triton")
+found = PathFinder.find_spec
+words = sys.orig_argv
+if "--function_to_execute" in words and words[-1] not in ("finetune", "bench", "rebench"):
+    PathFinder.find_spec = staticmethod(lambda name, *more: None if name in absent else found(name, *more))
+"""
+
+
+def run(recipe: str, home: Path, *more: str, **environment: str) -> tuple[int, dict[str, Any], str]:
+    words = command(recipe, home, *more)
+    done = subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, timeout=280)
     lines = done.stdout.strip().splitlines()
     return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
 
@@ -43,8 +57,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(home: Path) -> tuple[int, dict[str, Any], str]:
-    return run("demo", home, *SMALL)
+def first(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], str]:
+    folder = tmp_path_factory.mktemp("started")
+    (folder / "sitecustomize.py").write_text(AS_IN_THE_IMAGES)
+    return run("demo", home, *SMALL, PYTHONPATH=f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
 
 def test_every_stage_runs_and_an_incomparable_bench_is_refused(first: tuple[int, dict[str, Any], str]) -> None:
