@@ -149,9 +149,10 @@ def test_pods_that_start_at_once_migrate_an_external_database_one_after_the_othe
             settings = {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / f"{number}.ini"), "DEFAULT_PERMISSION": "READ"}
             command, env = command_of("prepare_mlflow.py", MLFLOW_BACKEND_STORE_URI=uri, **settings)
             assert "a-password" not in " ".join(command)
-            started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-        errors = [one.communicate()[1] for one in started]
-        assert [one.returncode for one in started] == [0, 0, 0], errors
+            with (tmp_path / f"{number}.log").open("w") as log:
+                started.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
+        ended = [one.wait(250) for one in started]
+        assert ended == [0, 0, 0], [(tmp_path / f"{number}.log").read_text()[-2000:] for number in range(3)]
         engine = create_engine(uri)
         with engine.connect() as connection:
             versions = [
