@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from medmim.cluster import pod_templates
-from medmim.cluster.ray.pods import head, submitter
+from medmim.cluster.ray.pods import head, submitter, worker
 from medmim.recipe.pods import Pods
 from tests.charts.network import Pod, about
 from tests.cluster.conftest import kubeconfig, kubectl  # noqa: F401
@@ -130,6 +130,16 @@ def test_the_api_server_accepts_every_object_in_restricted_namespaces(place: Pla
     # Prometheus' operator is not there; its objects are validated against their CRDs in test_render.py.
     absent = ("ServiceMonitor", "PrometheusRule", "Namespace")
     objects = [one for one in render(renamed, place.name) if one["kind"] not in absent]
+    objects += [one for run in renamed.get("runNamespaces", []) for one in _ray_pods(objects, run["name"])]
+    for kind, of in (("PriorityClass", {"value": 1}), ("RuntimeClass", {"handler": "runc"})):  # examples name these
+        group = "scheduling.k8s.io/v1" if kind == "PriorityClass" else "node.k8s.io/v1"
+        body = {
+            "apiVersion": group,
+            "kind": kind,
+            "metadata": {"name": "medmim" if of.get("value") else "nvidia"},
+            **of,
+        }
+        place.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
     accounts = [one for one in objects if one["kind"] == "ServiceAccount"]  # a pod's must be there
     place.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(accounts))
     binary = place.kubeconfig.parent / "bin" / "kubectl"
@@ -144,6 +154,26 @@ def test_the_api_server_accepts_every_object_in_restricted_namespaces(place: Pla
     assert done.returncode == 0, done.stderr
     assert "violate" not in done.stderr
     assert done.stdout.count("serverside-applied") == len(objects)
+
+
+def _ray_pods(objects: list[Object], namespace: str) -> list[Object]:
+    """Those that a step would make there, as the settings of the namespace want them."""
+    told = pod_templates.parse(named(objects, "ConfigMap", "medmim", namespace)["data"][pod_templates.SETTING])
+    asked = Pods(gpus=1)
+    made = {
+        "head": head(asked, told, "registry.example/medmim", "lease"),
+        "worker": worker(asked, told, "registry.example/medmim"),
+        "submitter": submitter(asked, told, "registry.example/medmim"),
+    }
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**one["metadata"], "name": f"ray-{role}", "namespace": namespace},
+            "spec": one["spec"],
+        }
+        for role, one in made.items()
+    ]
 
 
 def test_it_is_installed_upgraded_rolled_back_and_uninstalled_but_for_what_is_kept(place: Place) -> None:

@@ -25,7 +25,10 @@ FIXED: dict[str, tuple[tuple[str, ...], ...]] = {
     "ClusterRoleBinding": (("roleRef",),),
     "ConfigMap": (("immutable",),),
 }
-REPLACED = {("CronJob", "platform", "medmim-promoter")}  # suspended for ever; a PodTemplate now
+REPLACED = {
+    ("CronJob", "platform", "medmim-promoter"),  # suspended for ever; a PodTemplate now
+    ("NetworkPolicy", "platform", "medmim-migrate"),  # of a hook; MLflow's own pods migrate now
+}
 HOOK, KEEP = "helm.sh/hook", "helm.sh/resource-policy"
 
 
@@ -91,7 +94,9 @@ def known(values: Object, chart: Object) -> Object:
 def the_same(name: str) -> Object:
     """An example's values, as far as the version before knew them: with these it is upgraded."""
     with helm.Chart.load(LAST) as chart:
-        return known(VALUES[name], chart.values)
+        values = known(VALUES[name], chart.values)
+    runs = [{key: value for key, value in one.items() if key != "queue"} for one in values["runNamespaces"]]
+    return {**values, "runNamespaces": runs}
 
 
 @cache

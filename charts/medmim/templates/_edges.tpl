@@ -24,13 +24,14 @@
 {{- end }}
 
 {{- define "medmim.toMlflow" -}}
-# MLflow.
 {{- if .Values.mlflow.enabled }}
+# MLflow.
 - ports: [{port: 5000, protocol: TCP}]
   to:
     - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Release.Namespace }}}}
       podSelector: {matchLabels: {app.kubernetes.io/name: medmim, app.kubernetes.io/component: mlflow}}
 {{- else }}
+# The MLflow that is there.
 - ports: [{port: {{ include "medmim.port" .Values.mlflow.external.uri }}, protocol: TCP}]
   {{- with .Values.networkPolicy.mlflow }}
   to: {{- toYaml . | nindent 4 }}
