@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = "data"
-_GROUP = 4 << 20  # bytes of images in a group of rows: what the caches of a processor hold is copied twice as fast
+_GROUP = 4 << 20  # bytes of images in a group of rows: some of them are in memory for each thread
 _FILE = 256 << 20  # the least, so that several are written at once
 
 
