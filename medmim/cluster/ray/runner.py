@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from medmim import progress, ray_nodes
@@ -171,6 +171,10 @@ class _History:
     unpulled_since: datetime | None = None  # when an image began not to be pulled
     shown: str = ""  # what the job was last printed to wait for
 
+    def asked_about(self) -> list[Object]:
+        """The pods whose Events say what the job waits for."""
+        return [pod for pod in self.pods if not is_ready(pod)][:_ASKED_ABOUT]
+
 
 def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Diagnosis:
     """Print the job's events until it ends.
@@ -202,7 +206,12 @@ def _follow(kube: Kube, job: Object, platform: Platform, uri: str) -> Diagnosis:
                     return Diagnosis("done", UserError("the driver has written its result"))
         except Unavailable as error:
             away = error
-        found = state and diagnose(state, platform.pods.pending_minutes * 60, platform.pods.deadline_minutes)
+        pending = platform.pods.pending_minutes * 60
+        found = state and diagnose(state, pending, platform.pods.deadline_minutes)
+        if found and state and state.job and history.events_read:  # it waits: its Events say why, of by now
+            with suppress(Unavailable), within(_LOOK):
+                state = replace(state, events=events_of(kube, state.job, history.asked_about()))
+                found = diagnose(state, pending, platform.pods.deadline_minutes)
         if found:
             if not away:
                 _print_events(history)
@@ -241,7 +250,7 @@ def _poll(kube: Kube, job: Object, history: _History) -> State:
     if not current or not (incomplete or unready):
         history.events, history.events_read = [], 0.0
     elif time.monotonic() - history.events_read > _EVENTS_EVERY or not history.events_read:  # why pods do not start
-        history.events = events_of(kube, current, unready[:_ASKED_ABOUT])
+        history.events = events_of(kube, current, history.asked_about())
         history.events_read = time.monotonic()
     events, now = history.events, kube.now()
     history.missing_since = (
