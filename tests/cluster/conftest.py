@@ -18,7 +18,7 @@ import pytest
 from medmim.cluster import kube
 from medmim.cluster.kube import Kube
 from tests.support import workflows
-from tests.support.ray_jobs import ON_SIMULATED
+from tests.support.ray_jobs import on_simulated
 from tests.support.waiting import until
 
 FIXED = (10257, 10259)  # of the kit's controller-manager and scheduler
@@ -81,7 +81,7 @@ def _end(folder: Path) -> None:
 def cluster(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
     """A namespace of the test's own, that enforces the restricted Pod Security Standard."""
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    monkeypatch.setenv("MEDMIM_PODS", ON_SIMULATED)  # as in a step's pod
+    monkeypatch.setenv("MEDMIM_PODS", on_simulated())  # as in a step's pod
     monkeypatch.setenv("MEDMIM_IMAGE", "registry.invalid/medmim@sha256:" + "0" * 64)
     name = f"medmim-{uuid.uuid4().hex[:8]}"
     kubectl(kubeconfig, "create", "namespace", name)

@@ -17,7 +17,12 @@ _ON_SIMULATED = {
     "nodeSelector": {"type": "simulated"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
 }
-ON_SIMULATED = json.dumps({role: [{"spec": _ON_SIMULATED}] for role in ("head", "worker", "submitter")})  # MEDMIM_PODS
+
+
+def on_simulated(spec: dict[str, Any] | None = None, job: dict[str, str] | None = None) -> str:
+    """MEDMIM_PODS of a platform whose nodes are simulated, and which wants more of the pods or the RayJob."""
+    pods = {role: [{"spec": _ON_SIMULATED}, {"spec": spec or {}}] for role in ("head", "worker", "submitter")}
+    return json.dumps({**pods, "job": job or {}})
 
 
 def platform(kube: Kube, workers: int = 1, **pods: Any) -> Platform:

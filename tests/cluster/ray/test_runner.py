@@ -24,7 +24,7 @@ from medmim.recipe.loading import validate
 from tests.cluster.conftest import kubectl
 from tests.support import kube_server
 from tests.support.lossy_proxy import lossy
-from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, platform
+from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, on_simulated, platform
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -254,17 +254,18 @@ def test_a_quota_that_is_too_small_is_named(cluster: Kube, tmp_path: Path, kubec
 
 
 @pytest.mark.parametrize(
-    ("pods", "message"),
+    ("wanted", "message"),
     [
-        ({"priority": "nosuch"}, "no PriorityClass with name nosuch"),
-        ({"service_account": "nosuch"}, 'serviceaccount "nosuch" not found'),
+        ({"priorityClassName": "nosuch"}, "no PriorityClass with name nosuch"),
+        ({"serviceAccountName": "nosuch"}, 'serviceaccount "nosuch" not found'),
     ],
 )
 def test_pods_that_the_cluster_refuses_are_reported(
-    cluster: Kube, tmp_path: Path, pods: dict[str, str], message: str
+    cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, str], message: str
 ) -> None:
+    monkeypatch.setenv("MEDMIM_PODS", on_simulated(wanted))
     with nothing_left(cluster):
-        step = Step(a_request(), platform(cluster, **pods), tmp_path)
+        step = Step(a_request(), platform(cluster), tmp_path)
         step.join(150)
         assert isinstance(step.error, UserError)
         assert step.error.exit_code == BAD_INPUT
@@ -280,9 +281,12 @@ def test_the_deadline_stops_a_job(cluster: Kube, tmp_path: Path) -> None:
         assert "stopped at its deadline of 0.5 minutes" in step.error.fact
 
 
-def test_a_queue_suspends_and_preempts_a_job_for_as_long_as_it_likes(cluster: Kube, tmp_path: Path) -> None:
+def test_a_queue_suspends_and_preempts_a_job_for_as_long_as_it_likes(
+    cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMIM_PODS", on_simulated(job={"kueue.x-k8s.io/queue-name": "team-a"}))
     with nothing_left(cluster):
-        step = Step(a_request(), platform(cluster, queue="team-a"), tmp_path)
+        step = Step(a_request(), platform(cluster), tmp_path)
         job = job_of(cluster)
         assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
         name = job["metadata"]["name"]

@@ -26,7 +26,7 @@ from medmim.run.stage import stage
 from medmim.run.workspace import Workspace
 from tests.support import workflows
 from tests.support.kube_server import Cluster, Object, connected
-from tests.support.ray_jobs import ON_SIMULATED, Step, a_request, driver_succeeds, job_of, nothing_left, platform
+from tests.support.ray_jobs import Step, a_request, driver_succeeds, job_of, nothing_left, on_simulated, platform
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def a_job(
     settings, request = platform(cluster), replace(a_request(), recipe=recipe)
     uri = write_request(str(where), request, "job")
     body = manifest.rayjob(
-        request, uri, settings, pod_templates.parse(ON_SIMULATED), "image", manifest.identity(request, "image"), 1
+        request, uri, settings, pod_templates.parse(on_simulated()), "image", manifest.identity(request, "image"), 1
     )
     body["metadata"]["ownerReferences"] = owners
     made = cluster.create("rayjobs", body)
