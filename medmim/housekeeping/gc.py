@@ -199,7 +199,7 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
     """Remove what a plan names, and finish what an earlier, killed collection began.
 
     Returns:
-        What was removed; without the artifacts that were used since the plan was made.
+        What was removed; without what was used or written since the plan was made.
     """
     place = store.open_store(ws.store)
     order = (
@@ -234,8 +234,8 @@ def collect(ws: Workspace, plan: Plan) -> list[Item]:
         elif item.kind == "words":
             for *_, path in ask.unused(ws.home, plan.cutoff):
                 path.unlink(missing_ok=True)
-        else:
-            clear(place, item.name, LAST_RECORD)
+        elif not clear(place, item.name, LAST_RECORD, plan.cutoff):  # a step or a run that went on since the plan
+            continue
         removed.append(item)
     finish(place, plan.cutoff)
     return removed

@@ -161,7 +161,7 @@ def roots(ws: Workspace, known: Readings, records: Mapping[str, Sequence[str]], 
         registered = (f"{run}/register.json" for run in records)
         texts = (read_text(known.place, key) for key in registered if key in known.ages)
         named |= {json.loads(text).get("facts", {}).get("name") or "" for text in texts} - {""}
-    if named:
+    if named or store_id.read(ws):
         _refuse_another_mlflow(ws, known, models, logs, named)
     decided = {
         digest
@@ -239,7 +239,7 @@ def _refuse_another_mlflow(
     known: Readings,
     models: Mapping[str, Registered],
     logs: Mapping[str, Sequence[Decision]],
-    named: Iterable[str],
+    named: Set[str],
 ) -> None:
     """Refuse an MLflow that is not the store's: what its versions name would be removed.
 
@@ -249,7 +249,9 @@ def _refuse_another_mlflow(
     identity = store_id.read(ws)
     if any(store_id.is_of(identity, model.tags) for model in models.values()):
         return
-    if not set(named) & {*models, *(name.removesuffix(CANDIDATE) for name in models)}:
+    if not models and not named:  # runs and their records go sooner than what they have registered
+        raise _another_mlflow(ws, f"{store_id.FILE} says that models of it were registered, and none is there", False)
+    if named and not named & {*models, *(name.removesuffix(CANDIDATE) for name in models)}:
         listed = ", ".join(sorted(named))
         raise _another_mlflow(ws, f"it knows none of the models that decisions or runs in it name: {listed}", False)
     if any(store_id.is_of_any(model.tags) for model in models.values()):
@@ -295,8 +297,15 @@ def records_of(ages: Ages) -> dict[str, list[str]]:
 
 
 def with_ancestors(entries: Iterable[Entry], digests: set[str], without: Set[str] = frozenset()) -> set[str]:
-    """The digests, and those of all that they were made of; not those `without`, nor what only they were made of."""
-    edges = ((entry.digest, parent) for entry in entries for parent in entry.parents - without)
+    """The digests, and those of all that they were made of; not those `without`, nor what only they were made of.
+
+    What a model is made of stays with it, whatever it is: adapters cannot be loaded without their base.
+    """
+    edges = (
+        (entry.digest, parent)
+        for entry in entries
+        for parent in (entry.parents if entry.kind == "model" else entry.parents - without)
+    )
     return _reachable(digests - without, edges)
 
 

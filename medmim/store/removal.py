@@ -77,9 +77,22 @@ def finish(store: Store, used_before: float | None = None) -> None:
             remove(store, name, used_before)
 
 
-def clear(store: Store, name: str, last: str = "") -> None:
-    """Delete everything below `name`; the object `last` after all others."""
+def clear(store: Store, name: str, last: str = "", written_before: float | None = None) -> bool:
+    """Delete everything below `name`; the object `last` after all others.
+
+    Args:
+        store: The store that holds it.
+        name: The common prefix of its keys.
+        last: Name of an object below it.
+        written_before: Spare it all if any of it was written at or after this time (s since 1970).
+
+    Returns:
+        False if it was spared.
+    """
+    if written_before is not None and any(when >= written_before for when, _ in store.ages(f"{name}/").values()):
+        return False
     for key in sorted(store.list(f"{name}/"), key=lambda key: key == f"{name}/{last}"):
         store.delete(key)
     if isinstance(store, FolderStore):
         shutil.rmtree(store.root / name, ignore_errors=True)  # empty folders, and partial files of killed processes
+    return True

@@ -215,6 +215,27 @@ def test_the_mlflow_of_another_store_is_refused_before_anything_goes(
     assert error.value.exit_code == 2 and "--adopt" not in error.value.fix
 
 
+def test_a_store_that_has_an_id_refuses_any_other_mlflow_though_no_decision_or_run_names_a_model(
+    ws: Workspace, put: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    """A registered model awaits its first promotion, and the run that registered it is long gone."""
+    version(ws, "chest", put(ws, "model", "registered"))
+    store_id.adopt(ws, ["chest"])
+    age(ws, "", 300)
+    empty = replace(ws, tracking=f"sqlite:///{tmp_path / 'empty.db'}")
+    with pytest.raises(UserError, match="is not the one of the store") as error:
+        gc.plan(empty)
+    assert "none is there" in error.value.reason and "--adopt" not in error.value.fix
+    foreign = replace(empty, store=f"{ws.store}-another")
+    version(foreign, "skin", put(foreign, "model", "elsewhere"))
+    for adopted in (False, True):
+        if adopted:
+            store_id.adopt(foreign, ["skin"])
+        with pytest.raises(UserError, match="is not the one of the store"):
+            gc.plan(empty)
+    assert not [item for item in gc.plan(ws).items if item.kind == "artifact"]
+
+
 def version(ws: Workspace, model: str, artifact: Artifact, **tags: str) -> str:
     """Register an artifact; the number of its version."""
     api = tracking.client(ws)
@@ -287,12 +308,14 @@ def test_the_model_of_a_refused_run_goes_and_what_only_it_was_made_of_but_not_wh
 
 
 @pytest.mark.parametrize(
-    "why", ["champion", "rollback", "challenger", "alias", "not everywhere", "lately", "was champion"]
+    "why",
+    ["champion", "rollback", "challenger", "alias", "not everywhere", "lately", "was champion", "the champion's base"],
 )
 def test_a_retired_model_stays_as_long_as_anything_needs_it(
     ws: Workspace, put: Callable[..., Artifact], why: str
 ) -> None:
-    own, other = put(ws, "model", "own"), put(ws, "model", "other")
+    own = put(ws, "model", "own")
+    other = put(ws, "model", "other", (own.digest,) if why == "the champion's base" else ())
     put(ws, "model", "of the last run")
     number = version(ws, "chest", own, **LONG_AGO)
     version(ws, "chest", other)
@@ -411,6 +434,19 @@ def test_an_imported_base_stays_though_nothing_points_to_it(ws: Workspace, tmp_p
     age(ws, "model/", 400)
     assert collected(ws, last=0, days=0) == [name(there[1])]
     assert store.find(there[0].uri) is not None
+
+
+def test_a_step_that_goes_on_after_the_plan_keeps_what_it_has_done(ws: Workspace) -> None:
+    place = open_store(ws.store)
+    for key in ("resume/data-a/1", "resume/data-b/1", "runs/demo-20260101-000000-a/data.json"):
+        place.write(key, b"{}")
+    age(ws, "", 300)
+    planned = gc.plan(ws, last=0, days=0)
+    assert {item.kind for item in planned.items} == {"resume", "run"}
+    place.write("resume/data-a/2", b"{}")
+    place.write("runs/demo-20260101-000000-a/audit.json", b"{}")
+    assert [item.name for item in gc.collect(ws, planned)] == ["resume/data-b"]
+    assert "resume/data-a/1" in place.ages("resume/") and len(place.ages("runs/")) == 2
 
 
 def test_the_base_of_adapters_stays_as_long_as_they_do(
