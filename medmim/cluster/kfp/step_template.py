@@ -12,6 +12,13 @@ from medmim.errors import UserError
 
 _POD = ("nodeSelector", "tolerations", "imagePullSecrets", "securityContext", "volumes", "containers")
 _CONTAINER = ("name", "env", "volumeMounts", "imagePullPolicy")
+_VOLUME = {  # kind -> what KFP can say of it
+    "configMap": ("name", "optional"),
+    "secret": ("secretName", "optional"),
+    "persistentVolumeClaim": ("claimName",),
+    "emptyDir": ("medium", "sizeLimit"),
+}
+_MOUNTS = ("configMapAsVolume", "secretAsVolume", "pvcMount", "emptyDirMounts")
 _CONTEXT = ("runAsUser", "runAsGroup", "runAsNonRoot")
 _FIX = "say it in the chart's runPods.head and runPods.worker alone, whose pods take all that Kubernetes knows"
 
@@ -52,7 +59,7 @@ def apply(executor: Object, container: Object, template: Object) -> None:
             _set_variable(executor, container, variable)
         volumes = {one["name"]: one for one in spec.get("volumes") or []}
         for mount in own.get("volumeMounts") or []:
-            _mount(executor, volumes[mount["name"]], mount["mountPath"])
+            _mount(executor, volumes[mount["name"]], mount)
 
 
 def _beyond_kfp(spec: Object) -> list[str]:
@@ -60,8 +67,12 @@ def _beyond_kfp(spec: Object) -> list[str]:
     volumes = {}
     for one in spec.get("volumes") or []:
         volumes[one["name"]] = one
-        if _kind(one) is None:
-            found.append(f"volume {one['name']}: neither configMap, secret, persistentVolumeClaim nor emptyDir")
+        kind = _kind(one)
+        if kind is None:
+            found.append(f"volume {one['name']}: neither {', '.join([*_VOLUME][:-1])} nor {[*_VOLUME][-1]}")
+        else:
+            said = [key for key, value in (one[kind] or {}).items() if value is not None]
+            found += [f"volume {one['name']}: {kind}.{key}" for key in said if key not in _VOLUME[kind]]
     for own in spec.get("containers") or []:
         if own["name"] != STEP_CONTAINER:
             found.append(f"container {own['name']}: a step has {STEP_CONTAINER} alone")
@@ -75,19 +86,24 @@ def _beyond_kfp(spec: Object) -> list[str]:
         for mount in own.get("volumeMounts") or []:
             if mount["name"] not in volumes:
                 found.append(f"mount {mount['mountPath']}: no volume {mount['name']}")
-            elif mount.get("subPath") and "persistentVolumeClaim" not in volumes[mount["name"]]:
-                found.append(f"mount {mount['mountPath']}: subPath")
+                continue
+            kind = _kind(volumes[mount["name"]])
+            known = ["name", "mountPath"]
+            known += ["subPath"] if kind == "persistentVolumeClaim" else []
+            known += ["readOnly"] if kind in ("configMap", "secret") else []  # which they are in any case
+            found += [f"mount {mount['mountPath']}: {key}" for key, said in mount.items() if said and key not in known]
     return found
 
 
 def _kind(volume: Object) -> str | None:
-    known = ("configMap", "secret", "persistentVolumeClaim", "emptyDir")
-    return next((one for one in known if one in volume), None)
+    return next((one for one in _VOLUME if one in volume), None)
 
 
 def _set_variable(executor: Object, container: Object, variable: Object) -> None:
     name, source = variable["name"], variable.get("valueFrom") or {}
     container["env"] = [one for one in container.get("env") or [] if one["name"] != name]
+    if "fieldPathAsEnv" in executor:
+        executor["fieldPathAsEnv"] = [one for one in executor["fieldPathAsEnv"] if one["name"] != name]
     for part in ("secretAsEnv", "configMapAsEnv"):
         for one in executor.get(part) or []:
             one["keyToEnv"] = [pair for pair in one["keyToEnv"] if pair["envVar"] != name]
@@ -121,8 +137,11 @@ def _set_variable(executor: Object, container: Object, variable: Object) -> None
         del container["env"]
 
 
-def _mount(executor: Object, volume: Object, path: str) -> None:
-    kind = _kind(volume)
+def _mount(executor: Object, volume: Object, mount: Object) -> None:
+    kind, path = _kind(volume), mount["mountPath"]
+    for part in _MOUNTS:  # two mounts of one path are no pod
+        if part in executor:
+            executor[part] = [one for one in executor[part] if one["mountPath"] != path]
     if kind == "configMap":
         own = volume["configMap"]
         part, named = (
@@ -136,7 +155,12 @@ def _mount(executor: Object, volume: Object, path: str) -> None:
     elif kind == "persistentVolumeClaim":
         claim = volume["persistentVolumeClaim"]["claimName"]
         executor.setdefault("pvcMount", []).append(
-            {"mountPath": path, "constant": claim, "pvcNameParameter": _constant(claim)}
+            {
+                "mountPath": path,
+                "constant": claim,
+                "pvcNameParameter": _constant(claim),
+                **({"subPath": mount["subPath"]} if mount.get("subPath") else {}),
+            }
         )
         return
     else:

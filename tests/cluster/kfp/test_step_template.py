@@ -38,7 +38,7 @@ FULL: dict[str, Any] = {
                     {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
                 ],
                 "volumeMounts": [
-                    {"name": "shared", "mountPath": "/models"},
+                    {"name": "shared", "mountPath": "/models", "subPath": "team"},
                     {"name": "trust", "mountPath": "/trust"},
                     {"name": "login", "mountPath": "/login"},
                     {"name": "scratch", "mountPath": "/scratch"},
@@ -84,10 +84,36 @@ def test_every_step_gets_all_of_a_template_in_fields_that_the_server_knows() -> 
         named = [pair.env_var for one in pod.secret_as_env for pair in one.key_to_env]
         assert len(named) == len(set(named))
         assert "NODE" in {one.name for one in pod.field_path_as_env}
-        assert {one.mount_path: one.constant for one in pod.pvc_mount} == {"/models": "models"}
+        assert {one.mount_path: (one.constant, one.sub_path) for one in pod.pvc_mount} == {
+            "/models": ("models", "team")
+        }
         assert {one.mount_path: one.optional for one in pod.secret_as_volume} == {"/login": True}
         assert {"/trust", "/etc/medmim/ca"} == {one.mount_path for one in pod.config_map_as_volume}
         assert {"/scratch", "/tmp"} <= {one.mount_path for one in pod.empty_dir_mounts}
+
+
+def test_a_later_template_replaces_the_variables_and_mounts_of_an_earlier_one() -> None:
+    """As `pod_templates.merge` does for Ray's pods: two of one name or path are no pod, or not the later one."""
+    later: dict[str, Any] = {
+        "spec": {
+            "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": "faster"}}],
+            "containers": [
+                {
+                    "name": "main",
+                    "env": [{"name": "NODE", "value": "any"}],
+                    "volumeMounts": [
+                        {"name": "shared", "mountPath": "/models"},
+                        {"name": "shared", "mountPath": "/login"},
+                    ],
+                }
+            ],
+        }
+    }
+    for container, pod in steps(compiled.with_templates(compiled.load("train"), [FULL, later])).values():
+        assert {"name": "NODE", "value": "any"} in container["env"]
+        assert "NODE" not in [one.name for one in pod.field_path_as_env]
+        assert {one.mount_path: one.constant for one in pod.pvc_mount} == {"/models": "faster", "/login": "faster"}
+        assert not pod.secret_as_volume
 
 
 def test_a_platform_that_wants_nothing_leaves_the_pipeline_as_it_is() -> None:
@@ -104,6 +130,19 @@ def test_a_platform_that_wants_nothing_leaves_the_pipeline_as_it_is() -> None:
         ({"containers": [{"name": "proxy", "image": "i"}]}, "container proxy"),
         ({"containers": [{"name": "main", "resources": {}}]}, "container main: resources"),
         ({"containers": [{"name": "main", "volumeMounts": [{"name": "x", "mountPath": "/x"}]}]}, "no volume x"),
+        (
+            {"volumes": [{"name": "v", "configMap": {"name": "c", "items": [{"key": "a", "path": "b"}]}}]},
+            "volume v: configMap.items",
+        ),
+        (
+            {
+                "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}],
+                "containers": [
+                    {"name": "main", "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": True}]},
+                ],
+            },
+            "mount /v: readOnly",
+        ),
         (
             {"containers": [{"name": "main", "env": [{"name": "A", "valueFrom": {"resourceFieldRef": {}}}]}]},
             "variable A",
