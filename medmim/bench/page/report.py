@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from medmim import __version__
@@ -43,18 +42,21 @@ def run(recipe: Recipe, ws: Workspace) -> Outcome:
         scored = before.get("bench")
         if recipe.bench.models and scored and scored.uri:
             outcome.facts |= leaderboard.beside(ws, scored.uri, target)
-        _to_mlflow(ws, before, target)
+        _to_mlflow(recipe, ws, before)
     return outcome
 
 
-def _to_mlflow(ws: Workspace, found: Mapping[str, Outcome], page: Path) -> None:
-    """Put page and decision beside the model in MLflow, and end the MLflow run of a training that failed."""
+def _to_mlflow(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> None:
+    """Put page and decision beside the model in MLflow, and end the MLflow run of a training that failed.
+
+    The page goes there without patients' images and answers: whoever erases a patient removes pages of the store.
+    """
     facts = [found[name].facts for name in ("register", "finetune") if name in found]
     run = next((str(one[training_run.FACT]) for one in facts if one.get(training_run.FACT)), "")
     if not run:
         return
     name = ws.run or "report"
-    files = {f"report/{name}.html": page.read_bytes()}
+    files = {f"report/{name}.html": render(recipe, ws, found, shows_examples=False).encode()}
     gate = found.get("gate")
     if gate is not None and gate.facts:
         files[f"decision/{name}.json"] = json.dumps(gate.facts, indent=1, sort_keys=True).encode()
@@ -63,13 +65,14 @@ def _to_mlflow(ws: Workspace, found: Mapping[str, Outcome], page: Path) -> None:
         training_run.log_files(ws, run, files, failed=ended)
 
 
-def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
+def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome], shows_examples: bool = True) -> str:
     """The page as HTML.
 
     Args:
         recipe: What was run.
         ws: The workspace, to read the artifacts.
         found: The stages' records; any may be absent.
+        shows_examples: Whether some questions are on it, with images and answers.
     """
     facts: dict[str, dict[str, Any]] = {name: (found[name].facts if name in found else {}) for name in STAGES}
     scores = facts["bench"]
@@ -105,7 +108,7 @@ def render(recipe: Recipe, ws: Workspace, found: Mapping[str, Outcome]) -> str:
         finetune=facts["finetune"],
         audit=facts["audit"],
         leaks=_leaks(facts["audit"]),
-        cards=_cards(recipe, ws, found),
+        cards=_cards(recipe, ws, found) if shows_examples else [],
         lineage=_lineage(found),
         settings=json.dumps(recipe.record(), indent=2),
     )

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from components.report import report as component
-from medmim import shards, store
+from medmim import shards, store, tracking
 from medmim.bench import run as bench
 from medmim.bench.page import examples, leaderboard, report
 from medmim.errors import UserError
@@ -19,6 +19,7 @@ from medmim.recipe import loading
 from medmim.recipe.schema import Bench, Recipe
 from medmim.run.stage import stage
 from medmim.run.workspace import Workspace, workspace
+from medmim.tracking import training_run
 from tests.support.bench import World, publish, samples
 from tests.support.page import Page
 
@@ -89,6 +90,23 @@ def test_a_whole_run_is_shown_on_a_page_that_loads_nothing(run, world: World):
     text = " ".join(page.text.split())
     assert "Held-in likelihood" in text and "Held-in accuracy" not in text and "is the likeliest" in text
     assert page.figures == 1
+
+
+def test_no_patients_images_and_answers_go_to_mlflow_where_erasing_a_patient_would_leave_them(
+    run, world: World, tmp_path: Path
+):
+    parsed, ws = run
+    with stage(ws, "data") as data:
+        data.of(store.get(publish(world, ws.store)), cached=False)
+    with stage(ws, "finetune") as finetune:
+        finetune.facts = {training_run.FACT: training_run.begin(ws, parsed)}
+    page = write(run)
+    (there,) = tracking.client(ws).list_artifacts(finetune.facts[training_run.FACT], "report")
+    text = Path(tracking.client(ws).download_artifacts(finetune.facts[training_run.FACT], there.path, tmp_path))
+    copy = Page(text.read_text())
+    assert page.images and not copy.images
+    assert "Questions and answers" in page.text and "Questions and answers" not in copy.text
+    assert "Undecided" in copy.text
 
 
 def test_the_loss_curve_is_on_the_page(run):
