@@ -308,7 +308,17 @@ def ranged(artifact: Artifact) -> Iterator[Callable[[str, int, int], bytes]]:
 
 
 def locate(uri: str) -> tuple[Store, str]:
-    """The store of an artifact, and its name there. Raises as `open_store`."""
+    """The store of an artifact, and its name there.
+
+    Raises:
+        UserError: As `open_store`, or the URI is empty.
+    """
+    if not uri.strip("/"):  # most often a variable of the shell that is not set
+        raise UserError(
+            "the address of an artifact is empty",
+            reason=f"given was '{uri}'",
+            fix="give the URI that a finished step printed",
+        )
     root, slash, name = uri.rstrip("/").rpartition("/")
     return open_store(root or slash or "."), name
 

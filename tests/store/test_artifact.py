@@ -357,3 +357,9 @@ def test_lines_of_a_file_that_was_replaced_or_is_gone_end_with_an_error(tmp_path
     (Path(artifact.uri) / "rows.jsonl").unlink()
     with pytest.raises(UserError, match="is damaged"):
         list(store.lines(artifact, "rows.jsonl"))
+
+
+def test_an_empty_address_is_told_as_such() -> None:
+    for uri in ("", "/"):
+        with pytest.raises(UserError, match="address of an artifact is empty"):
+            store.get(uri)

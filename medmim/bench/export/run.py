@@ -16,7 +16,7 @@ from medmim.bench import clean, tasks
 from medmim.bench.export import lmms_eval, parts, vlmevalkit
 from medmim.data.export import records
 from medmim.data.export.card import terms_section
-from medmim.data.export.folder import refuse_other, whole, write_mark
+from medmim.data.export.folder import refuse_other, refuse_place, whole, write_mark
 from medmim.errors import UserError
 from medmim.run.provenance import terms_of
 from medmim.run.workspace import Workspace
@@ -76,6 +76,7 @@ def export(
     """
     _refuse_equal(sorted({tasks.load(ref)[0] for ref in refs}))
     source = store.get(uri)
+    refuse_place(folder, ws.store)
     refuse_other(folder, form, source.digest, replace)
     allowed = terms_of(source)
     records.refuse_forbidden(allowed, in_house)

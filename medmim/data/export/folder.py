@@ -7,6 +7,7 @@ pictures/      where an export has its pictures as files
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,10 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from medmim import hints
 from medmim.data.export import sums
 from medmim.errors import UserError, wrap_os_errors
 from medmim.run.lock import locked, remove_killed, scratch
+from medmim.store import open_store
 from medmim.store.flock import try_lock
+from medmim.store.folder import FolderStore
 
 MARK = "export.json"
 PICTURES = "pictures"
@@ -26,6 +30,7 @@ _NEW = "export"  # in it: what is written
 _EARLIER = "earlier"  # in it: what was in the place, under its name
 _MOVING = "moving.json"  # in it, at a mount point: names of what was there, once all is written and begins to move
 _SYSTEM = "lost+found"  # at many mount points
+_SCHEME = re.compile(r"(?:s3|file|gs|hf|https?|ssh):")
 
 
 @contextmanager
@@ -146,6 +151,32 @@ def remove_unfinished(folder: Path) -> None:
             remove_killed(parent, _PART)
 
 
+def refuse_place(folder: Path, store_uri: str) -> None:
+    """Refuse a place where no export can be kept.
+
+    Args:
+        folder: The place, absolute.
+        store_uri: The store of the data set.
+
+    Raises:
+        UserError: It is the address of a store or a server, or lies inside the store.
+    """
+    for at, part in enumerate(folder.parts[:-1], 1):  # `s3://bucket/out` has become `/where/we/are/s3:/bucket/out`
+        if _SCHEME.fullmatch(part) and not os.path.lexists(Path(*folder.parts[:at])):
+            raise UserError(
+                f"{part}//{'/'.join(folder.parts[at:])} is not a folder",
+                reason="an export is written on this machine",
+                fix="name a folder; copy it to where it is to be",
+            )
+    store = open_store(store_uri)
+    if isinstance(store, FolderStore) and folder.resolve().is_relative_to(store.root.resolve()):
+        raise UserError(
+            f"{folder} lies in the store {store_uri}",
+            reason=f"what no step published there, `{hints.command('gc')}` removes",
+            fix="name a folder elsewhere",
+        )
+
+
 def refuse_other(folder: Path, form: str, data: str, replace: bool = False) -> None:
     """Refuse a place that holds what would be lost; what a killed export has moved away is put back before.
 
@@ -168,10 +199,18 @@ def refuse_other(folder: Path, form: str, data: str, replace: bool = False) -> N
         held = set(str(said.get("sums", "")).split())
         empty = (name for name in _folders(folder, empty=True) if held and _held(name, "") not in held)
         more = [*others(folder), *empty]
-    if not said or more:
+    if not said:
+        damaged = os.path.lexists(folder / MARK)
         raise UserError(
             f"{folder} holds what is no export of medmim",
-            reason=f"it would be lost: {', '.join(more[:5])}" if said else f"it has no {MARK}",
+            reason=f"its {MARK} is damaged, or of something else" if damaged else f"it has no {MARK}",
+            fix="name a new folder",
+        )
+    if more:
+        further = f" and {len(more) - 5:,} more" if len(more) > 5 else ""
+        raise UserError(
+            f"{folder} holds more than an export of medmim: what was added to it, or changed since",
+            reason=f"it would be lost: {', '.join(more[:5])}{further}",
             fix="name a new folder",
         )
     if not replace and (said["for"], said.get("data")) != (form, data):

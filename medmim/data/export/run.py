@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim import __version__, shards, store, terms
+from medmim import __version__, hints, shards, store, terms
 from medmim.data.audit.questions import Words, words
 from medmim.data.export import card, folder, hf_datasets, llama_factory, llava, med_mim, ms_swift, records, trl
 from medmim.data.export.form import Form, Splits, rows
@@ -103,11 +103,18 @@ def export(
         replace: Any other export there is replaced, too.
 
     Raises:
-        UserError: The terms forbid it, the format would name patients, no row can be written, the data set has no
-            pixels, or the folder is something else or another export.
+        UserError: The terms forbid it, the format would name patients, no row can be written, the URI is of no data set
+            or of one without pixels, or the folder is something else, another export, or in the store.
     """
     choice = choice or Choice()
     source = store.get(uri)
+    if source.kind != "data":
+        raise UserError(
+            f"{uri} is not a data set",
+            reason=f"it is an artifact of kind '{source.kind}'",
+            fix=f"give the URI that `{hints.command('data', 'build')}` printed",
+        )
+    folder.refuse_place(place, ws.store)
     folder.refuse_other(place, to, source.digest, replace)
     allowed = terms_of(source)
     records.refuse_forbidden(allowed, in_house)
@@ -202,10 +209,14 @@ def _benchmarked(sample: Sample, name: str, measured: Mapping[frozenset[str], Ma
 
 def _problem(sample: Sample, form: Form, choice: Choice, images: Collection[str] | None) -> str:
     if choice.max_images is not None and len(sample.images) > choice.max_images:
-        return f"it has more than {choice.max_images} images"
+        return _too_many(choice.max_images)
     if images is not None and any(name not in images for name in sample.images):
         return "the data set lacks one of its images"
     return _unanswered(sample) or form.problem(sample)
+
+
+def _too_many(most: int) -> str:
+    return f"it has more than {most} image{'' if most == 1 else 's'}"
 
 
 def _unanswered(sample: Sample) -> str:
@@ -224,10 +235,11 @@ def _nothing(choice: Choice, to: str, dropped: Sequence[tuple[str, str]]) -> Use
         return UserError(
             f"the data set has no rows in {', '.join(choice.splits)}", fix=f"name another: --split {' | '.join(SPLITS)}"
         )
+    own = choice.max_images is not None and set(counted) == {_too_many(choice.max_images)}
     return UserError(
         f"no row of {', '.join(choice.splits)} can be written for {to}",
         problems=[f"{count:,} rows: {reason}" for reason, count in counted.most_common()],
-        fix=f"take another format: {', '.join(FORMS)}",
+        fix="give a larger --max-images" if own else f"take another format: {', '.join(FORMS)}",
     )
 
 

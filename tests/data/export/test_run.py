@@ -385,12 +385,52 @@ def test_what_is_no_export_is_never_replaced(ws: Workspace, uri: str, tmp_path: 
     out = tmp_path / "out"
     export.export(ws, uri, out, "llava")
     (out / folder.PICTURES / "mine.png").touch()
-    with pytest.raises(UserError, match="no export of medmim"):
+    with pytest.raises(UserError, match=r"added to it, or changed since(?s:.*)it would be lost: pictures/mine\.png"):
         export.export(ws, uri, out, "llava")
     (out / folder.PICTURES / "mine.png").unlink()
     (out / "notes.txt").touch()
     with pytest.raises(UserError, match=r"it would be lost: notes\.txt"):
         export.export(ws, uri, out, "llava")
+
+
+def test_a_damaged_mark_is_told_as_what_it_is(ws: Workspace, uri: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export.export(ws, uri, out, "llava")
+    (out / folder.MARK).write_text("[1]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"no export of medmim(?s:.*)export\.json is damaged"):
+        export.export(ws, uri, out, "llava", replace=True)
+
+
+def test_an_address_is_no_folder_and_nothing_is_written(
+    ws: Workspace, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for address in ("s3://bucket/out", "file:///data/out"):
+        with pytest.raises(UserError, match="is not a folder(?s:.*)on this machine"):
+            export.export(ws, uri, Path(address).absolute(), "llava")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_no_export_is_written_into_the_store_where_gc_removes_it(ws: Workspace, uri: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(ws.store)
+    for place in (Path(ws.store) / "out", tmp_path / "link" / "out"):
+        with pytest.raises(UserError, match="lies in the store"):
+            export.export(ws, uri, place, "llava")
+        assert not place.exists()
+
+
+def test_only_a_data_set_is_exported(ws: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "rows.jsonl").touch()
+    other = store.publish(tmp_path / "made", ws.store, "audit", {}, {})
+    with pytest.raises(UserError, match="is not a data set(?s:.*)kind 'audit'"):
+        export.export(ws, other.uri, tmp_path / "out", "llava")
+
+
+def test_where_the_limit_of_images_leaves_no_row_the_fix_is_the_limit(ws: Workspace, uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="more than 0 images(?s:.*)larger --max-images"):
+        export.export(ws, uri, tmp_path / "out", "llava", Choice(("test",), max_images=0))
 
 
 def test_an_export_for_another_format_or_of_another_data_set_is_replaced_on_request_only(
