@@ -95,12 +95,13 @@ def draw(form: Form, rng: Random) -> list[str]:
 
 def written(said: Sequence[str]) -> str:
     """A text of tokens: spaces, capitals and names as they are written, whoever wrote it."""
-    text, begins = "", True
+    text, begins, before = "", True, ""
     for token in said:
         word = _WRITTEN.get(token, token)
         glued = not text or token in _BEFORE or text.endswith("(") or token.startswith("-")
         text += ("" if glued else " ") + (word[0].upper() + word[1:] if begins else word)
-        begins = token in (".", "?")
+        begins = token in (".", "?") or (before == ":" and token.startswith("{"))  # a caption ends as a sentence does
+        before = token
     return text
 
 

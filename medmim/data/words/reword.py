@@ -15,7 +15,7 @@ from medmim.data.words.forms import Part
 from medmim.recipe.schema import Data
 from medmim.sample import Sample
 
-REVISION = 1  # with another one, data sets are others
+REVISION = 2  # with another one, data sets are others
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from functools import cache
 from string import Formatter
 
 from medmim.data import wording
+from medmim.data.abilities.ask import NORMAL
 from medmim.data.wordings import strict
 from medmim.data.words.forms import Part
 from medmim.sample import Sample
@@ -38,7 +39,8 @@ def values(sample: Sample) -> dict[str, str] | None:
 
 def takes_answer(sample: Sample) -> bool:
     """Whether the answer may stand in a sentence: a label of an open training question, no option and no quotation."""
-    label = len(sample.answer) <= _LONGEST_LABEL and not re.search(r"[:;,]|\.$", sample.answer)
+    # Nothing `shows normal`.
+    label = len(sample.answer) <= _LONGEST_LABEL and not re.search(rf"[:;,]|\.$|^{NORMAL}\b", sample.answer)
     return not sample.options and label and sample.split == "train"
 
 

@@ -45,6 +45,36 @@ def test_95_of_100_true_texts_are_kept(judged) -> None:
     assert len(true) > 400 and len(lost) <= 0.05 * len(true), lost
 
 
+def test_of_another_writer_99_of_100_lies_are_rejected_and_9_of_10_true_texts_kept() -> None:
+    judged = [(case, case.rejected()) for case in words_check.unseen()]
+    lies = [(case, why) for case, why in judged if case.kind.endswith("lies")]
+    true = [(case, why) for case, why in judged if "true" in case.kind]
+    assert {case.family for case, _ in lies} == {case.family for case, _ in true} == set(FAMILIES)
+    missed, lost = [case for case, why in lies if not why], [(case, why) for case, why in true if why]
+    assert len(lies) > 390 and len(missed) <= 0.01 * len(lies), missed
+    assert len(true) > 370 and len(lost) <= 0.1 * len(true), lost
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "text"),
+    [
+        ("same_finding", "answer", "They are {answer}."),  # same
+        ("what_view", "answer", "{image} is a {answer} view."),  # AP
+        ("which_view", "question", "Which image is the {value} projection?"),  # a plane of CT is none
+        ("same_modality", "question", "Were both images made by the same technique?"),  # two sequences are two
+        ("which_eye", "question", "Which eye shows {value}?"),  # image 2
+        ("both_eyes", "question", "What is the diagnosis of both eyes?"),  # they may have two
+        ("which_craniocaudal", "question", "Which image is the CC view of this breast?"),  # both breasts may be there
+        ("forecast", "question", "Given images at ages {ages}, what does the next year bring?"),  # of whom
+        ("which_finding", "question", "{value} can be apparent in one of the images. Which one?"),
+        ("resection", "answer", "The tumor is {answer}."),  # partial
+    ],
+)
+def test_what_is_not_true_or_no_english_for_some_value_is_of_no_form(family: str, part: forms.Part, text: str) -> None:
+    with pytest.raises(Lie):
+        check.wording(text, family, part)
+
+
 def test_every_family_has_forms_and_every_template_of_ours_is_of_one_and_stays_as_it_is() -> None:
     assert sorted(forms.families()) == FAMILIES
     for family in FAMILIES:
@@ -122,6 +152,11 @@ def test_a_wording_keeps_none_of_the_typing_of_whoever_wrote_it() -> None:
     assert "CC view and image 2 the MLO view of one breast. What is the BI-RADS" in check.wording(
         birads, "birads", "question"
     )
+
+
+def test_a_sentence_after_a_quotation_begins_with_a_capital() -> None:
+    text = "here is a caption: {value} which image does it belong to?"
+    assert check.wording(text, "which_caption", "question").endswith(": {value} Which image does it belong to?")
 
 
 def test_a_text_of_the_longest_form_is_matched_soon_and_a_longer_one_not_at_all() -> None:

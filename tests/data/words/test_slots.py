@@ -37,5 +37,5 @@ def test_only_the_label_of_an_open_training_question_is_put_into_a_sentence() ->
     assert slots.takes_answer(SAMPLE)
     assert not slots.takes_answer(replace(SAMPLE, split="test"))
     assert not slots.takes_answer(replace(SAMPLE, options=("image 1", "image 2"), gold=(1,)))
-    for answer in ("CT: a mass.", "image 1: yes; image 2: no", "a cyst.", "x" * 61):
+    for answer in ("CT: a mass.", "image 1: yes; image 2: no", "a cyst.", "x" * 61, "normal", "normal fundus"):
         assert not slots.takes_answer(replace(SAMPLE, answer=answer))
