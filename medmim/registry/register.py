@@ -34,6 +34,8 @@ LINEAGE = (
 )  # fmt: skip
 """Tags of a version that say what its model was made of; a promoter takes them over as the run's word."""
 
+_SAID = "medmim.scores"  # the scores in words, as the description has them
+
 
 def run(recipe: Recipe, ws: Workspace, data: str, model: str, bench: str) -> Outcome:
     """Register the tuned model, with lineage, scores and loss curve.
@@ -235,8 +237,12 @@ def log_scores(
 
 
 def _describe(api: "MlflowClient", name: str, version: Version, scores: str) -> None:
-    """Add the scores to what a version says of itself, in place of those of an earlier bench."""
-    words = api.get_model_version(name, version.number).description or ""
-    first = words.partition("\n\n")[0]
-    if scores and words != f"{first}\n\n{scores}":
-        api.update_model_version(name, version.number, f"{first}\n\n{scores}")
+    """Add the scores to what a version says of itself, in place of those of an earlier bench; a person's words stay."""
+    found = api.get_model_version(name, version.number)
+    words, before = found.description or "", found.tags.get(_SAID, "")
+    if not scores or scores == before:
+        return
+    if scores not in words and (not before or before in words):  # else a person took them out
+        added = words.replace(before, scores) if before else f"{words}\n\n{scores}".strip()
+        api.update_model_version(name, version.number, added)
+    api.set_model_version_tag(name, version.number, _SAID, scores)

@@ -64,6 +64,10 @@ def test_run_version_and_logged_model_are_what_mlflows_pages_show(
     assert again.count("Accuracy") == 1 and "held in 70.0%" in again
     assert api.get_run(run.info.run_id).data.tags["mlflow.note.content"] == again.partition("\n\n")[2]
     api.set_tag(run.info.run_id, "mlflow.note.content", "mine")
+    api.update_model_version(facts["name"], facts["version"], f"{again}\n\nReviewed by the board.")
     register.run(recipe, ws, data.uri, model.uri, bench(model.digest).uri)
     assert api.get_run(run.info.run_id).data.tags["mlflow.note.content"] == "mine"
+    assert api.get_model_version(facts["name"], facts["version"]).description == (
+        f"{version.description}\n\nReviewed by the board."
+    )
     assert len(api.get_metric_history(run.info.run_id, "bench/held_in/accuracy")) == 3
