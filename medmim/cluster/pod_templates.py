@@ -112,6 +112,7 @@ def parse(text: str) -> PodTemplates:
     for key in said:
         if key not in (*_ROLES, "job", "gpu", "s3Secret"):
             problems.append(f"{key}: unknown; known are {', '.join(_ROLES)}, job, gpu and s3Secret")
+    problems += [f"{key}: is no mapping" for key in ("job", "gpu") if not isinstance(said.get(key) or {}, dict)]
     for role in _ROLES:
         problems += _problems(role, said.get(role) or [])
     if problems:
@@ -132,12 +133,17 @@ def _problems(role: str, templates: Any) -> list[str]:
     for template in templates:
         found += [f"{role}: {key} is no part of a pod template" for key in template if key not in ("metadata", "spec")]
         metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
+        if flat := [key for key in ("metadata", "spec") if not isinstance(template.get(key) or {}, dict)]:
+            found += [f"{role}: {key} is no mapping" for key in flat]
+            continue
         found += [f"{role}: metadata.{key}: not to be set" for key in metadata if key not in ("labels", "annotations")]
         ours = [key for key in metadata.get("labels") or {} if str(key).startswith(_OURS)]
         found += [f"{role}: label {key}: medmim's own" for key in ours]
         found += _without_key(role, spec)
-        for container in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]:
-            found += _without_key(role, container)
+        for key in _MERGED:
+            of_kind = spec.get(key) or []
+            for container in of_kind if isinstance(of_kind, list) else [of_kind]:
+                found += _without_key(role, container)
     return found
 
 
@@ -146,7 +152,7 @@ def _without_key(role: str, part: Any) -> list[str]:
     keys = _MERGED | _REPLACED
     if not isinstance(part, dict):
         return [f"{role}: {str(part)[:100]} is no mapping"]
-    return [
+    return [f"{role}: {name} is no list" for name in keys if not isinstance(part.get(name) or [], list)] or [
         f"{role}: an entry of {name} has no {keys[name]}"
         for name, entries in part.items()
         if name in keys
