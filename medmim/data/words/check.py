@@ -9,6 +9,7 @@ from medmim.data.words import forms, slots
 from medmim.data.words.forms import Part
 from medmim.data.words.lie import Lie
 
+_FOLLOWING = 30  # words that are named
 _LONGEST = 60  # words; the longest template has 27
 _TYPOGRAPHY = str.maketrans("\u2018\u2019\u2010\u2011\u00a0", "''-- ")
 
@@ -28,13 +29,17 @@ def wording(text: str, family: str, part: Part) -> str:
     if len(said) > _LONGEST:
         raise Lie("has another form", f"it has {len(said)} words and signs")
     form = forms.of(family, part)
-    until = forms.unmatched(said, form)
-    if until is None:
+    other = forms.unmatched(said, form)
+    if other is None:
         return forms.written(said)
-    if strange := [word for word in said if word not in forms.vocabulary(family, part)]:
-        raise Lie("says something of its own", f"'{strange[0]}' is in no form of this question")
-    begin = forms.written(said[:until])
-    raise Lie("has another form", f"no form goes on like this after '{begin}'" if begin else "no form begins like this")
+    until, following = other
+    strange = [word for word in said if word not in forms.vocabulary(family, part)]
+    kind = "says something of its own" if strange else "has another form"
+    what = f"'{strange[0]}' is in no form of this question" if strange else "no form goes on like this"
+    place = f"after '{forms.written(said[:until])}'" if until else "at the beginning"
+    named = sorted(following)[:_FOLLOWING] + ["..."] * (len(following) > _FOLLOWING)
+    # So that its writer knows what else to write.
+    raise Lie(kind, f"{what}; {place} " + (f"may stand: {' '.join(named)}" if named else "it ends"))
 
 
 def placed(text: str, family: str, part: Part) -> list[str]:

@@ -60,15 +60,19 @@ def tokens(text: str) -> list[str]:
     return _TOKEN.findall(text.lower())
 
 
-def unmatched(said: Sequence[str], form: Form) -> int | None:
-    """None where the tokens are of the form; else the number of tokens with which some text of it begins."""
+def unmatched(said: Sequence[str], form: Form) -> tuple[int, frozenset[str]] | None:
+    """None where the tokens are of the form; else with how many of them a text of it begins, and what may follow."""
     known: dict[tuple[Form, int], frozenset[int]] = {}
     furthest = 0
+    tried: dict[int, set[str]] = {}
 
     def ends(form: Form, begin: int) -> frozenset[int]:
         nonlocal furthest
         if form.kind == "word":
-            if begin < len(said) and said[begin] == form.word != _NEVER:
+            if form.word == _NEVER:
+                return frozenset()
+            tried.setdefault(begin, set()).add(form.word)
+            if begin < len(said) and said[begin] == form.word:
                 furthest = max(furthest, begin + 1)
                 return frozenset((begin + 1,))
             return frozenset()
@@ -83,7 +87,7 @@ def unmatched(said: Sequence[str], form: Form) -> int | None:
             known[form, begin] = found
         return found
 
-    return None if len(said) in ends(form, 0) else furthest
+    return None if len(said) in ends(form, 0) else (furthest, frozenset(tried.get(furthest, ())))
 
 
 def draw(form: Form, rng: Random) -> list[str]:

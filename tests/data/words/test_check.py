@@ -166,5 +166,17 @@ def test_a_text_of_the_longest_form_is_matched_soon_and_a_longer_one_not_at_all(
 
 
 def test_of_a_text_that_is_no_wording_the_place_is_told() -> None:
-    with pytest.raises(Lie, match=re.escape("after 'Which image shows {value}'")):
+    with pytest.raises(Lie, match=re.escape("after 'Which image shows {value}' may stand: ?")) as caught:
         check.wording("Which image shows {value} in the pictures?", "which_finding", "question")
+    assert str(caught.value).endswith("?")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_rejection_says_may_stand_goes_on_in_some_form(family: str) -> None:
+    form = forms.of(family, "question")
+    said = forms.draw(form, Random(3))
+    for at in range(1, len(said)):
+        until, following = forms.unmatched([*said[:at], "unless"], form)  # type: ignore[misc]
+        assert until == at and said[at] in following
+        for word in sorted(following)[:5]:
+            assert forms.unmatched([*said[:at], word, "unless"], form)[0] == at + 1  # type: ignore[index]
