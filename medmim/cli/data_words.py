@@ -42,9 +42,11 @@ def propose(
     from medmim.data.words import ask, book
     from medmim.data.words import propose as proposals
     from medmim.errors import UserError, wrap_os_errors
+    from medmim.lvlm import openai_client
     from medmim.run.workspace import workspace
 
     ws = workspace(home)
+    openai_client.check(endpoint, "http://127.0.0.1:8000/v1")
     target = hints.expanded(file).absolute()
     if target.exists():
         raise UserError(
@@ -68,7 +70,12 @@ def propose(
     )
     for reason, number in counts["rejected"].items():
         typer.echo(f"{number:,} replies rejected: {reason}")
-    sys.stderr.write(f"read {target}, then: {command}\n")
+    if made.unanswered:
+        sys.stderr.write(f"without a reply, as the last one: {made.unanswered}\n")
+    if counts["wordings"]:
+        sys.stderr.write(f"read {target}, then: {command}\n")
+    else:
+        sys.stderr.write(f"no wording to approve; the rejected ones are in {target}: delete it to ask again\n")
 
 
 @app.command()

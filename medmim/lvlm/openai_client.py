@@ -24,13 +24,17 @@ _NO_KEY = "none"  # the client wants some word
 _ENDPOINT = re.compile(r"/+(?:(?:chat/)?completions/*)?$")  # of the API; the client adds it
 
 
-def check(url: str) -> None:
+def check(url: str, example: str = _EXAMPLE) -> None:
     """Refuse an address or an API key with which no request can be sent, before anything else is done.
+
+    Args:
+        url: The address.
+        example: How a right one is written where this one was given.
 
     Raises:
         UserError: The address is malformed or holds a password, or OPENAI_API_KEY is empty or not ASCII.
     """
-    reason, fix = _problem(url)
+    reason, fix = _problem(url, example)
     if reason:
         fact = f"{writable(shown(url))!r} is not the address of a server"
         raise UserError(fact, reason=hidden(writable(reason), url), fix=fix)
@@ -61,9 +65,9 @@ def is_ours(host: str) -> bool:
     return ipaddress.ip_address(address).is_private
 
 
-def _problem(url: str) -> tuple[str, str]:
+def _problem(url: str, example: str) -> tuple[str, str]:
     """(reason, fix) where no request can be sent to an address, else empty."""
-    write = f"write {_EXAMPLE}"
+    write = f"write {example}"
     if not url.isprintable() or any(map(str.isspace, url)):
         return "it holds white space, or a character that cannot be seen", "remove it"
     try:

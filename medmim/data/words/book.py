@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
-from medmim import hints, store
+from medmim import hints, sniff, store
 from medmim.data.words import check, forms, slots
 from medmim.data.words.forms import Part
 from medmim.data.words.lie import Lie
-from medmim.errors import UserError, wrap_os_errors
+from medmim.errors import UserError
 from medmim.recipe.keys import Section, checked
 from medmim.recipe.yaml_text import parse_yaml
 from medmim.run.provenance import provenance
@@ -80,9 +80,12 @@ def read(path: Path) -> Book:
     Raises:
         UserError: It is no book, or with every line that is no wording.
     """
-    with wrap_os_errors(f"reading {path}"):
-        text = path.read_bytes().decode("utf-8", errors="replace")
-    return _checked(text, str(path))
+    if not path.exists():
+        raise UserError(
+            f"there is no file {path}",
+            fix=f"have one written: `{hints.command('data', 'words', 'propose', str(path))}`",
+        )
+    return _checked(sniff.read_text(path, "wordings in YAML"), str(path))
 
 
 def of_store(ws: Workspace, digest: str) -> Book:

@@ -23,6 +23,7 @@ class Proposal:
 
     Attributes:
         book: The wordings, each once.
+        unanswered: Why a request had no reply; empty where all had one.
         rejected: Family -> each reply that was rejected, with the reason.
         counts: `asked` (wordings that were asked for), `wordings`, `requests`, `prompt_tokens`, `reply_tokens`, and
             `rejected`: reason -> replies, of all tries.
@@ -31,6 +32,7 @@ class Proposal:
     book: Book
     rejected: Mapping[str, list[str]]
     counts: Mapping[str, Any]
+    unanswered: str = ""
 
 
 @dataclass
@@ -73,7 +75,7 @@ def propose(server: Server, families: Sequence[str], wordings: int, tries: int, 
     counts: Counter[str] = Counter()
     rejected: dict[str, list[str]] = defaultdict(list)
     seen: set[tuple[str, Part, str]] = set()
-    open_ = tasks
+    open_, unanswered = tasks, ""
     for number in range(tries):
         if not open_:
             break
@@ -87,6 +89,7 @@ def propose(server: Server, families: Sequence[str], wordings: int, tries: int, 
                     raise Lie("is the same as another one", text)
             except Lie as lie:
                 counts[lie.kind] += 1
+                unanswered = said.error or unanswered
                 if not said.text:  # a server that did not answer was tried again by itself
                     continue
                 rejected[task.family].append(f"{task.part}: {_shown(said.text)} ({lie})")
@@ -108,7 +111,7 @@ def propose(server: Server, families: Sequence[str], wordings: int, tries: int, 
         "reply_tokens": kept.tokens[1],
         "rejected": dict(sorted(counts.items())),
     }
-    return Proposal(Book(families=lists), rejected, facts)
+    return Proposal(Book(families=lists), rejected, facts, unanswered)
 
 
 def _taken(task: _Task, said: Said) -> str:

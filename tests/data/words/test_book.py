@@ -40,7 +40,7 @@ families:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("families: {change: {}}", "no wording"), ("families: [", "not valid YAML"), ("", "not a mapping"),
+        ("families: {change: {}}", "no wording"), ("families: [", "not valid YAML"), ("", "is empty"), ("# none", "not a mapping"),
         ("families: {change: {question: [a]}}", "unknown key"), ("family: {}", "families"),
         ("families: {describe: {answers: ['{answer}.']}}", "describe: answers"),
     ],
@@ -78,3 +78,13 @@ def test_a_proposal_is_a_book_whose_rejected_texts_are_comments_whatever_they_ho
     text = book.dump(found, {"which_finding": ["a: \x00 \u2028 - [oops] (refused)"]}, " by m", "approve it")
     assert "# rejected: " in text and "# next: approve it" in text
     assert book.read(written(tmp_path, text)) == found
+
+
+def test_a_file_that_is_none_is_told_as_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no file(?s:.*)words propose"):
+        book.read(tmp_path / "absent.yaml")
+    with pytest.raises(UserError, match="is a folder, not wordings"):
+        book.read(tmp_path)
+    (tmp_path / "empty.yaml").touch()
+    with pytest.raises(UserError, match="is empty"):
+        book.read(tmp_path / "empty.yaml")

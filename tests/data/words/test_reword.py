@@ -120,3 +120,22 @@ def test_wordings_go_from_a_server_over_a_file_that_is_read_into_a_recipe(server
     scripted = run("approve", file, *home, "--yes", "--json")
     assert json.loads(scripted.stdout)["digest"] == digest
     assert recipe(digest).data.words is not None
+
+
+def test_where_no_reply_came_the_reason_is_told_and_nothing_is_said_to_be_approved(
+    server: Server, tmp_path: Path
+) -> None:
+    server.raw = lambda _: json.dumps({"error": {"message": "the model is overloaded"}})
+    file = str(tmp_path / "w.yaml")
+    asked = ["--endpoint", server.url, "--model", "m", "--family", "describe", "--wordings", "1"]
+    said = run("propose", file, *asked, "--home", str(tmp_path / "home"))
+    assert "overloaded" in said.stderr and "no wording to approve" in said.stderr and "words approve" not in said.stderr
+
+
+def test_an_address_that_is_none_is_mended_as_the_option_takes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no scheme(?s:.*)write http://127.0.0.1:8000/v1$"):
+        CliRunner().invoke(
+            command.app,
+            ["data", "words", "propose", str(tmp_path / "w.yaml"), "--endpoint", "127.0.0.1:1", "--model", "m"],
+            catch_exceptions=False,
+        )
