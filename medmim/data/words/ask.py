@@ -151,9 +151,11 @@ def ask(
         kept.formed = _takes_form(server, left, kept)
         before, left = len(left), [request for request in left if kept.find(server, request) is None]
         on_done(before - len(left))
-    for _ in _sent(server, left, kept, bool(kept.formed)):
+    for request, said in zip(left, _sent(server, left, kept, bool(kept.formed)), strict=True):
+        if kept.find(server, request) is None:  # a reply that was given up, of which `arrived` hears nothing
+            kept.keep(server, request, said)
         on_done(1)
-    return [kept.find(server, request) or Said("", "was not asked for") for request in requests]
+    return [kept.known[_name(server, request)] for request in requests]
 
 
 def _takes_form(server: Server, requests: Sequence[str], kept: Replies) -> bool:

@@ -40,7 +40,8 @@ families:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("families: {change: {}}", "no wording"), ("families: [", "not valid YAML"), ("", "is empty"), ("# none", "not a mapping"),
+        ("families: {change: {}}", "no wording"), ("families: [", "not valid YAML"),
+        ("", "is empty"), ("# none", "not a mapping"),
         ("families: {change: {question: [a]}}", "unknown key"), ("family: {}", "families"),
         ("families: {describe: {answers: ['{answer}.']}}", "describe: answers"),
     ],

@@ -151,6 +151,7 @@ def test_a_reply_that_stalls_is_given_up_while_others_come(
     server.say, server.stream = say, stalls
     made = put(server, tmp_path, (*FAMILIES, "what_caption", "match_caption"), at_once=2)
     assert made.counts["rejected"] == {"no reply": 1} and made.counts["wordings"] == 6
+    assert made.counts["requests"] == 7 and made.unanswered.startswith("no whole answer within")
 
 
 def test_a_server_that_cuts_the_connection_off_is_told_in_one_message(server: Server, tmp_path: Path) -> None:
