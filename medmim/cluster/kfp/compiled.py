@@ -120,8 +120,12 @@ def with_templates(ir: Ir, templates: Sequence[Object]) -> Ir:
     spec, platform = yaml.load_all(ir.text, _LOADER)
     containers = spec["deploymentSpec"]["executors"]
     for name, executor in _on_kubernetes(platform).items():
+        volumes: list[Object] = []  # of those before, too: the chart names some for all pods, and steps mount them
         for template in templates:
-            step_template.apply(executor, containers[name]["container"], template)
+            pod = template.get("spec") or {}
+            volumes = [*volumes, *(pod.get("volumes") or [])]
+            own = {**template, "spec": {**pod, "volumes": volumes}}
+            step_template.apply(executor, containers[name]["container"], own)
     return Ir(yaml.safe_dump_all([spec, platform], sort_keys=True), ir.name, ir.sdk, ir.steps)
 
 

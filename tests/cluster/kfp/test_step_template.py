@@ -116,6 +116,13 @@ def test_a_later_template_replaces_the_variables_and_mounts_of_an_earlier_one() 
         assert not pod.secret_as_volume
 
 
+def test_a_step_mounts_a_volume_that_an_earlier_template_names_for_all_pods() -> None:
+    named = {"spec": {"volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": "models"}}]}}
+    mounted = {"spec": {"containers": [{"name": "main", "volumeMounts": [{"name": "shared", "mountPath": "/m"}]}]}}
+    for _, pod in steps(compiled.with_templates(compiled.load("train"), [named, mounted])).values():
+        assert [(one.constant, one.mount_path) for one in pod.pvc_mount] == [("models", "/m")]
+
+
 def test_a_platform_that_wants_nothing_leaves_the_pipeline_as_it_is() -> None:
     """The version of a pipeline is the digest of its text."""
     ir = compiled.load("train")
