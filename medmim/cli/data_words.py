@@ -41,25 +41,22 @@ def propose(
     from medmim import hints
     from medmim.data.words import ask, book
     from medmim.data.words import propose as proposals
-    from medmim.errors import UserError, wrap_os_errors
+    from medmim.errors import wrap_os_errors
     from medmim.lvlm import openai_client
     from medmim.run.workspace import workspace
+    from medmim.store.folder import write_atomically
 
     ws = workspace(home)
     openai_client.check(endpoint, "http://127.0.0.1:8000/v1")
     target = hints.expanded(file).absolute()
-    if target.exists():
-        raise UserError(
-            f"{target} is there already",
-            reason="it may hold wordings that somebody has read",
-            fix="give the name of another file, or delete it; replies are kept, nothing is asked for twice",
-        )
+    _refuse_present(target)
     server = ask.Server(endpoint, model, max_tokens, at_once, per_minute)
     made = proposals.propose(server, family or (), wordings, tries, ask.replies(ws.home, model))
     command = hints.command("data", "words", "approve", str(file))
     with wrap_os_errors(f"writing {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(book.dump(made.book, made.rejected, f" by {model}", command), encoding="utf-8")
+        _refuse_present(target)  # again: asking may have taken hours
+        write_atomically(target, [book.dump(made.book, made.rejected, f" by {model}", command).encode()])
     if as_json:
         typer.echo(json.dumps({"file": str(target), **made.counts}))
         return
@@ -76,6 +73,17 @@ def propose(
         sys.stderr.write(f"read {target}, then: {command}\n")
     else:
         sys.stderr.write(f"no wording to approve; the rejected ones are in {target}: delete it to ask again\n")
+
+
+def _refuse_present(target: Path) -> None:
+    from medmim.errors import UserError
+
+    if target.exists():
+        raise UserError(
+            f"{target} is there already",
+            reason="it may hold wordings that somebody has read",
+            fix="give the name of another file, or delete it; replies are kept, nothing is asked for twice",
+        )
 
 
 @app.command()

@@ -139,3 +139,21 @@ def test_an_address_that_is_none_is_mended_as_the_option_takes_it(tmp_path: Path
             ["data", "words", "propose", str(tmp_path / "w.yaml"), "--endpoint", "127.0.0.1:1", "--model", "m"],
             catch_exceptions=False,
         )
+
+
+def test_a_file_that_came_while_the_server_was_asked_is_not_written_over(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "w.yaml"
+
+    def say(_: str) -> str:
+        file.write_text("read by somebody", encoding="utf-8")
+        return json.dumps({"text": "Describe the image."})
+
+    server.say = say
+    asked = ["--endpoint", server.url, "--model", "m", "--family", "describe", "--wordings", "1", "--tries", "1"]
+    with pytest.raises(UserError, match="is there already"):
+        CliRunner().invoke(
+            command.app,
+            ["data", "words", "propose", str(file), *asked, "--home", str(tmp_path / "home")],
+            catch_exceptions=False,
+        )
+    assert [path.name for path in tmp_path.glob("*.yaml")] == ["w.yaml"] and file.read_text() == "read by somebody"
