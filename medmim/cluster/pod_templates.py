@@ -12,7 +12,6 @@ from typing import Any
 
 from medmim.cluster.kube import Forbidden, Kube, Object
 from medmim.errors import UserError
-from medmim.progress import say
 from medmim.recipe import names
 
 SETTING = "MEDMIM_PODS"
@@ -23,6 +22,7 @@ _OURS = "app.kubernetes.io/"  # labels by which policies, the sweep and `submit`
 _MERGED = {"containers": "name", "initContainers": "name"}
 _REPLACED = {"env": "name", "volumes": "name", "imagePullSecrets": "name", "volumeMounts": "mountPath"}
 _ADDED = ("tolerations",)
+_OUR_VOLUMES = ("cache", "home", "tmp", "ca", "shm", "raw")  # of our pods: one of the same name would replace ours
 _FIX = f"correct the chart's runPods and run `helm upgrade`; {SETTING} of ConfigMap {names.SETTINGS} is written by it"
 
 
@@ -139,7 +139,9 @@ def _problems(role: str, templates: Any) -> list[str]:
         found += [f"{role}: metadata.{key}: not to be set" for key in metadata if key not in ("labels", "annotations")]
         ours = [key for key in metadata.get("labels") or {} if str(key).startswith(_OURS)]
         found += [f"{role}: label {key}: medmim's own" for key in ours]
-        found += _without_key(role, spec)
+        found += (wrong := _without_key(role, spec))
+        named = [one["name"] for one in spec.get("volumes") or []] if not wrong else []
+        found += [f"{role}: volume {one}: medmim's own; give it another name" for one in named if one in _OUR_VOLUMES]
         for key in _MERGED:
             of_kind = spec.get(key) or []
             for container in of_kind if isinstance(of_kind, list) else [of_kind]:
@@ -165,13 +167,17 @@ def of_namespace(kube: Kube) -> PodTemplates:
     """What the platform says in this namespace: by the environment of a step's pod, or elsewhere by its ConfigMap.
 
     Raises:
-        UserError: What it says cannot be read.
+        UserError: What it says cannot be read, or this account may not look; the fix names the right.
         Unavailable: The API server does not answer.
     """
     text = os.environ.get(SETTING)
     if text is None and not os.environ.get("KFP_POD_NAME"):
         try:
             text = ((kube.get("configmaps", names.SETTINGS) or {}).get("data") or {}).get(SETTING)
-        except Forbidden as error:
-            say(f"what the platform wants of pods is not known: {error.fact}")
+        except (
+            Forbidden
+        ) as error:  # without its tolerations, proxies and queue, pods would wait, fail or jump the queue
+            raise Forbidden(
+                f"what the platform wants of pods is not known: {error.fact}", reason=error.reason, fix=error.fix
+            ) from None
     return parse(text or "")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from medmim.cluster import pod_templates
 from medmim.cluster.pod_templates import PodTemplates, merge, parse
 from medmim.errors import UserError
+from tests.support import kube_server
 
 WORDS = st.sampled_from(["a", "b", "c"])
 ENV = st.lists(st.builds(lambda name, value: {"name": name, "value": value}, WORDS, WORDS), max_size=3)
@@ -109,6 +111,10 @@ def test_a_platform_that_wants_nothing_changes_nothing() -> None:
         ("gpu: amd.com/gpu", "gpu: is no mapping"),
         ("head: [{metadata: {name: x}}]", "metadata.name: not to be set"),
         ("worker: [{metadata: {labels: {app.kubernetes.io/managed-by: me}}}]", "medmim's own"),
+        (
+            "worker: [{spec: {volumes: [{name: mine, emptyDir: {}}, {name: cache, emptyDir: {}}]}}]",
+            "volume cache: medmim's",
+        ),
         ("worker: [{spec: {containers: [{image: x}]}}]", "an entry of containers has no name"),
         ("worker: [{spec: {containers: [{name: x, volumeMounts: [{name: y}]}]}}]", "volumeMounts has no mountPath"),
     ],
@@ -134,3 +140,18 @@ def test_a_step_reads_its_environment_and_asks_nobody(monkeypatch: pytest.Monkey
     monkeypatch.delenv(pod_templates.SETTING)
     monkeypatch.setenv("KFP_POD_NAME", "a-step")
     assert pod_templates.of_namespace(nobody) == PodTemplates()
+
+
+def test_who_may_not_read_what_the_platform_says_is_told_the_right_and_starts_no_pods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tolerations, proxies and queue, its pods would wait, fail or jump the queue."""
+    monkeypatch.delenv(pod_templates.SETTING, raising=False)
+    monkeypatch.delenv("KFP_POD_NAME", raising=False)
+
+    refusal = 'configmaps "medmim" is forbidden: User "me" cannot get resource "configmaps"'
+    with kube_server.connected(tmp_path, monkeypatch) as (server, kube):
+        server.refused = lambda method, path: (403, refusal) if "/configmaps/" in path else None
+        with pytest.raises(UserError, match="what the platform wants of pods is not known") as raised:
+            pod_templates.of_namespace(kube)
+    assert 'resources: ["configmaps"], verbs: ["get"]' in raised.value.fix
