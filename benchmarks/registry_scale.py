@@ -258,7 +258,7 @@ def mlflow_server(home: Path, made: Made) -> Iterator[str]:
     command[command.index("0")] = str(port)
     command += ["--backend-store-uri", sqlite_uri(database), "--artifacts-destination", str(home / "files")]
     env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (home / "server.log").open("w") as log:
+    with (home / "server.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         try:
             while True:
@@ -267,7 +267,7 @@ def mlflow_server(home: Path, made: Made) -> Iterator[str]:
                         break
                 except requests.ConnectionError:
                     if server.poll() is not None:
-                        sys.exit((home / "server.log").read_text())
+                        sys.exit((home / "server.log").read_text(encoding="utf-8"))
                     time.sleep(0.3)
             yield f"http://127.0.0.1:{port}"
         finally:
