@@ -12,6 +12,7 @@ import yaml
 
 from medmim.cluster.doctor import api
 from medmim.cluster.kube import Kube
+from medmim.cluster.pod_templates import PodTemplates
 from medmim.errors import UserError
 from medmim.recipe.schema import Platform
 from tests.cluster.conftest import kubectl
@@ -133,7 +134,7 @@ def test_a_kuberay_without_token_authentication(good: Doctor, cluster: Kube, kub
 
 def accepts_our_job(cluster: Kube) -> bool:
     try:
-        return api.kuberay(cluster, Platform(), None).status == "ok"
+        return api.kuberay(cluster, Platform(), PodTemplates(), None).status == "ok"
     except UserError:
         return False
 
