@@ -23,6 +23,7 @@ TABLE = "leaderboard.json"
 _MOST = 36  # metrics of a bench: with the curves and the load of a machine, a run has under 60
 _WHOLE = ("held_in", "held_out")  # groups that stand for the rest
 _HEADLINES = ("accuracy", "likelihood")  # the first that a bench has
+_FRACTIONS = (*_HEADLINES, "token_f1", "bleu", "rouge_l")  # of others it is not known that a percentage says them
 
 
 def log(api: "MlflowClient", ws: Workspace, version: Version, bench: Artifact, tuned: Artifact) -> str:
@@ -117,12 +118,16 @@ def _whole(rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:
 
 
 def in_words(rows: Sequence[Mapping[str, Any]], main: str) -> str:
-    """The headline of a bench: `Accuracy: held in 81.6% (base 43.4%), held out 70.2% (base 41.0%).`, say."""
+    """The headline of a bench: `Accuracy: held in 81.6% (base 43.4%), held out 70.2% (base 41.0%).`, say.
+
+    A metric that is no fraction is said as a number of three digits.
+    """
     headline, said = _headline(rows), list[str]()
+    form = ".1%" if headline in _FRACTIONS else ".3g"
     for group in _whole(rows):
         values = {row["model"]: row["value"] for row in rows if (row["group"], row["metric"]) == (group, headline)}
         if values.get(main) is not None:
-            others = [f"{name} {value:.1%}" for name, value in values.items() if name != main and value is not None]
+            others = [f"{name} {value:{form}}" for name, value in values.items() if name != main and value is not None]
             beside = f" ({', '.join(others)})" if others else ""
-            said.append(f"{group.replace('_', ' ')} {values[main]:.1%}{beside}")
+            said.append(f"{group.replace('_', ' ')} {values[main]:{form}}{beside}")
     return f"{headline.capitalize()}: {', '.join(said)}." if said else ""

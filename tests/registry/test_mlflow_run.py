@@ -34,6 +34,8 @@ def test_a_bench_without_held_in_and_held_out_has_its_groups_and_one_by_likeliho
     found = mlflow_run.headlines(rows, [], "tuned")
     assert found == dict.fromkeys(("bench/mmlu/likelihood", "bench/task.a.b/likelihood", "bench/likelihood/c"), 0.25)
     assert mlflow_run.in_words(rows, "tuned") == "Likelihood: mmlu 25.0%, task:a/b 25.0%."
+    far = [row("tuned", "held_in", "distance", 12.3456), row("base", "held_in", "distance", 0.5)]
+    assert mlflow_run.in_words(far, "tuned") == "Distance: held in 12.3 (base 0.5)."
     assert mlflow_run.headlines([], [], "tuned") == {} and mlflow_run.in_words([], "tuned") == ""
     assert mlflow_run.headlines([row("tuned", "held_in") | {"value": None}], [], "tuned") == {}
 
