@@ -20,8 +20,9 @@ from medmim.progress import bar
 from medmim.run import index
 from medmim.run.lock import locked
 from medmim.run.person import current_user
+from medmim.run.step_lock import step_lock
 from medmim.run.workspace import Workspace
-from medmim.store.removal import clear, finish, remove
+from medmim.store.removal import INVENTORY, LOCK, clear, finish, remove
 
 Does = Literal["removed", "marked"]
 
@@ -204,12 +205,16 @@ def erase(ws: Workspace, patients: Sequence[str], what: Erasure, why: str) -> di
     for key in list(place.list("steps/")):  # a step on a cluster may not replace what it would find there
         if readings.digests(readings.read_text(place, key)) & gone:
             place.delete(key)
-    with bar("erase", len(record["removed"]), "artifacts") as shown:
-        for one in sorted(record["removed"], key=lambda one: str(one["why"]) == "holds"):  # last: they lead to the rest
-            remove(place, one["name"])
-            store.discard(one["name"].partition("/")[2], ws.cache)
-            shown.add()
-    finish(place)
+    with step_lock(place, LOCK):
+        with bar("erase", len(record["removed"]), "artifacts") as shown:
+            for one in sorted(
+                record["removed"], key=lambda one: str(one["why"]) == "holds"
+            ):  # last: they lead to the rest
+                remove(place, one["name"])
+                store.discard(one["name"].partition("/")[2], ws.cache)
+                shown.add()
+        finish(place)
+        place.delete(INVENTORY)  # the recipes of what is gone are in it
     for path in records.places(place, records.load(place)):
         folders.remove_unfinished(path)
     record["unfinished"] = _unfinished(place)

@@ -28,7 +28,7 @@ from medmim.recipe.registry import Retention
 from medmim.registry import store_id
 from medmim.run import run_name, step_lock
 from medmim.run.workspace import Workspace
-from medmim.store.removal import INVENTORY, REMOVING, USED, clear, finish, remove
+from medmim.store.removal import INVENTORY, LOCK, REMOVING, USED, clear, finish, remove
 
 DAY = 86400.0
 GRACE = 7.0  # days
@@ -170,7 +170,7 @@ def plan(
     remaining = {entry.digest for entry in complete} - {item.name.partition("/")[2] for item in items}
     for path, when, size in _galleries(ws, remaining):
         add("gallery", f"galleries/{path.name}", "", size, when, "its data set is gone, or is to be removed")
-    old = [key for key, (when, _) in ages.items() if when < cutoff and key != INVENTORY]
+    old = [key for key, (when, _) in ages.items() if when < cutoff and key != INVENTORY and not key.startswith(LOCK)]
     steps = [key for key in old if key.startswith("steps/")]
     for key, step in zip(steps, known.read(steps), strict=True):
         if not step.digests & remaining:
@@ -196,12 +196,20 @@ def adopt(ws: Workspace) -> list[str]:
 
 
 def collect(ws: Workspace, plan: Plan) -> list[Item]:
-    """Remove what a plan names, and finish what an earlier, killed collection began.
+    """Remove what a plan names, and finish what an earlier, killed collection began; waits for another that removes.
 
     Returns:
         What was removed; without what was used or written since the plan was made.
+
+    Raises:
+        Unavailable: This process was paused, and another one removes by now.
     """
     place = store.open_store(ws.store)
+    with step_lock.step_lock(place, LOCK):
+        return _collect(ws, place, plan)
+
+
+def _collect(ws: Workspace, place: store.Store, plan: Plan) -> list[Item]:
     order = (
         "run",
         "index",

@@ -250,10 +250,12 @@ def _refuse_another_mlflow(
     if any(store_id.is_of(identity, model.tags) for model in models.values()):
         return
     if not models and not named:  # runs and their records go sooner than what they have registered
-        raise _another_mlflow(ws, f"{store_id.FILE} says that models of it were registered, and none is there", False)
+        why = f"{store_id.FILE} says that models of it were registered, and none is there"
+        raise _another_mlflow(ws, why, False, identity)
     if named and not named & {*models, *(name.removesuffix(CANDIDATE) for name in models)}:
         listed = ", ".join(sorted(named))
-        raise _another_mlflow(ws, f"it knows none of the models that decisions or runs in it name: {listed}", False)
+        why = f"it knows none of the models that decisions or runs in it name: {listed}"
+        raise _another_mlflow(ws, why, False, identity)
     if any(store_id.is_of_any(model.tags) for model in models.values()):
         raise _another_mlflow(ws, f"no registered model there has the tag {store_id.tag(identity or 'ID')} of it", True)
     # Registered before stores had an id: names are everybody's, so its versions must be of models in this very store.
@@ -276,12 +278,17 @@ def _is_here(known: Readings, version: Version) -> bool:
     )
 
 
-def _another_mlflow(ws: Workspace, why: str, may_be: bool) -> UserError:
+def _another_mlflow(ws: Workspace, why: str, may_be: bool, identity: str = "") -> UserError:
+    deleted = (
+        "; if it is the right one, and all models of this store were deleted there on purpose: create an empty "
+        f"registered model in it, of any name, with the tag {store_id.tag(identity)}"
+    )
     adopting = f"; if it is the right one (the store was moved, or MLflow restored): `{hints.command('gc', '--adopt')}`"
     return UserError(
         f"MLflow at {shown(ws.tracking)} is not the one of the store {ws.store}",
         reason=f"{why}; what the versions of a store's own MLflow name must stay",
-        fix="set MLFLOW_TRACKING_URI, or --home to the home with its mlflow.db" + (adopting if may_be else ""),
+        fix="set MLFLOW_TRACKING_URI, or --home to the home with its mlflow.db"
+        + (adopting if may_be else deleted if identity else ""),
     )
 
 

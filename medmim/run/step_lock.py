@@ -27,6 +27,7 @@ from uuid import uuid4
 from medmim.errors import Unavailable, UserError
 from medmim.progress import say
 from medmim.store import Store
+from medmim.store.removal import LOCK
 
 FOLDER = "locks"  # in a store
 RENEW = 15.0  # s between two renewals
@@ -124,7 +125,7 @@ def step_lock(place: Store, name: str, run: str = "", shared: str = "") -> Itera
 
     Args:
         place: The store.
-        name: Of the step, with its key: `finetune-0123456789abcdef`.
+        name: Of the step, with its key: `finetune-0123456789abcdef`; or `store.removal.LOCK`, of gc and erasures.
         run: Name of the run, for messages.
         shared: Processes that give the same hold it together: a step in the cluster, the driver of its Ray job, and
             the step that replaces it. None of their deaths ends it alone. It also outlives a step that is told to go
@@ -230,7 +231,8 @@ def _acquire(place: Store, name: str, own: Turn) -> Held:
             continue
         if reported < 0 or now - reported >= _REPORT:
             since = f", for {(now - begin) / 60:,.0f} min by now" if reported >= 0 else ""
-            say(f"waiting for {newest}, which is running this very step, {name}{since}; its result will be used")
+            step = f"running this very step, {name}{since}; its result will be used"
+            say(f"waiting for {newest}, which is {f'removing from the store{since}' if name == LOCK else step}")
             reported = now
         time.sleep(poll)
         poll = min(_LONGEST_POLL, poll * 1.5)
@@ -308,13 +310,18 @@ def _write(place: Store, name: str, turn: Turn) -> None:
 
 
 def _numbers(place: Store, name: str) -> list[int]:
-    prefix = f"{FOLDER}/{name}/"
+    prefix = f"{_folder(name)}/"
     names = (key.removeprefix(prefix) for key in place.list(prefix))
     return sorted(int(one.partition(".")[0]) for one in names if _TURN.fullmatch(one))
 
 
 def _key(name: str, number: int) -> str:
-    return f"{FOLDER}/{name}/{number:08d}.json"
+    return f"{_folder(name)}/{number:08d}.json"
+
+
+def _folder(name: str) -> str:
+    """Where the turns are: those of removals where no step may write, and gc may."""
+    return name if name == LOCK else f"{FOLDER}/{name}"
 
 
 def _dump(turn: Turn) -> bytes:

@@ -17,6 +17,7 @@ from medmim.store.interface import Store
 MANIFEST = "manifest.json"
 USED, REMOVING = "used", "removing"
 INVENTORY = f"{REMOVING}/inventory.json.gz"  # what garbage collection has read; here, since no step may write here
+LOCK = f"{REMOVING}/lock"  # turns of what removes, as `run.step_lock` has them; here for the same reason
 _REMOVAL = 10.0  # s; removing one artifact takes less
 
 
@@ -46,6 +47,8 @@ def claim(store: Store, name: str) -> None:
 def remove(store: Store, name: str, used_before: float | None = None) -> bool:
     """Remove an artifact, its manifest first; if killed, the next call finishes it. One caller at a time.
 
+    Callers hold `LOCK`: of two, the first would take away the mark, and the second delete what was published since.
+
     Args:
         store: The store that holds it.
         name: `KIND/DIGEST`.
@@ -68,7 +71,7 @@ def remove(store: Store, name: str, used_before: float | None = None) -> bool:
 def finish(store: Store, used_before: float | None = None) -> None:
     """Finish removals that were killed midway; an artifact that still has its manifest is kept."""
     for key in list(store.list(f"{REMOVING}/")):
-        if key == INVENTORY:
+        if key == INVENTORY or key.startswith(f"{LOCK}/"):
             continue
         name = key.partition("/")[2]
         if store.exists(f"{name}/{MANIFEST}"):

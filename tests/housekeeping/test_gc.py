@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,7 @@ from medmim.run import step_lock
 from medmim.run.cache import cached_step
 from medmim.run.workspace import Workspace
 from medmim.store import Artifact, open_store
-from medmim.store.removal import USED
+from medmim.store.removal import LOCK, USED
 from tests.support.bench import samples
 from tests.support.killing import killed_at
 from tests.support.registry import artifacts
@@ -127,8 +128,13 @@ def test_what_is_referenced_stays_with_all_its_ancestors_and_of_the_rest_only_wh
     assert {key for key in open_store(ws.store).list("steps/")} == {
         f"steps/{made[n].kind}/{made[n].digest}.json" for n in stay
     }
-    assert not list(open_store(ws.store).list("removing/"))
+    assert not [key for key in _left(ws) if key.startswith("removing/")]
     assert gc.plan(ws, last, days, now=NOW).items == ()
+
+
+def _left(ws: Workspace) -> list[str]:
+    """All but the turns of the lock, whose numbers grow."""
+    return [key for key in open_store(ws.store).list() if not key.startswith(LOCK)]
 
 
 def _fill(ws: Workspace, put: Callable[..., Artifact]) -> None:
@@ -154,7 +160,7 @@ def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_no_artifac
 
     whole = filled("whole")
     removed = collected(whole, last=1)
-    goal = set(open_store(whole.store).list())
+    goal = {*_left(whole)}
     assert {text.partition("/")[0] for text in removed} == {"data", "model", "resume", "runs", "steps"}
     for number in count():
         own = filled(f"killed{number}")
@@ -165,7 +171,7 @@ def test_killed_at_any_deletion_the_next_collection_ends_the_same_and_no_artifac
         artifacts(own)
         collected(own, last=1)
         # which of the equally old ones stays depends on the name alone, so both stores end alike
-        assert set(open_store(own.store).list()) == goal, f"killed at call {number}"
+        assert {*_left(own)} == goal, f"killed at call {number}"
     assert number > 20
 
 
@@ -234,6 +240,23 @@ def test_a_store_that_has_an_id_refuses_any_other_mlflow_though_no_decision_or_r
         with pytest.raises(UserError, match="is not the one of the store"):
             gc.plan(empty)
     assert not [item for item in gc.plan(ws).items if item.kind == "artifact"]
+
+
+def test_who_deleted_all_models_on_purpose_is_told_the_way_out_and_it_is_one(
+    ws: Workspace, put: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    own = put(ws, "model", "registered")
+    version(ws, "chest", own)
+    store_id.adopt(ws, ["chest"])
+    tracking.client(ws).delete_registered_model("chest")
+    for decided in (False, True):
+        if decided:
+            decisions.append(ws, "chest", lambda _: Decision("promoted", "1", own.digest, own.uri))
+        with pytest.raises(UserError, match="deleted there on purpose") as error:
+            gc.plan(ws)
+        assert f"with the tag {store_id.tag(store_id.read(ws))}" in error.value.fix
+    tracking.client(ws).create_registered_model("none", tags={store_id.tag(store_id.read(ws)): ""})
+    gc.plan(ws)
 
 
 def version(ws: Workspace, model: str, artifact: Artifact, **tags: str) -> str:
@@ -475,3 +498,21 @@ def test_the_ended_lock_of_a_step_goes_after_the_grace_period_and_that_of_a_runn
         assert "locks/data-running" not in collected(ws, now=NOW)
     locks = {key.split("/")[1] for key in open_store(ws.store).list("locks/")}
     assert locks == {"data-running"}
+
+
+def test_two_collections_at_once_remove_one_after_the_other(
+    ws: Workspace, put: Callable[..., Artifact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two at once, one would take away the mark of an artifact that the other is still deleting."""
+    own = put(ws, "model", "old")
+    done: list[list[str]] = []
+    second = threading.Thread(target=lambda: done.append(collected(ws, last=0, days=0)))
+    with step_lock.step_lock(open_store(ws.store), LOCK):
+        second.start()
+        second.join(1.5)
+        assert second.is_alive() and artifacts(ws) == {name(own)}
+    second.join(20)
+    assert name(own) in done[0] and artifacts(ws) == set()
+    assert "is removing from the store" in capsys.readouterr().err
+    age(ws, "", 300)
+    assert gc.plan(ws).items == (), "the lock's turns stay: their numbers must grow"

@@ -62,8 +62,9 @@ def test_a_removal_that_was_killed_is_finished_or_undone(uri: str, files: Path) 
     assert store.find(made.uri) and not list(place.list("removing/"))  # it had lost nothing
     place.write(f"removing/{name(made)}", b"")
     place.delete(f"{name(made)}/manifest.json")
+    place.write(f"{removal.LOCK}/00000001.json", b"{}")
     removal.finish(place)
-    assert list(place.list()) == []
+    assert list(place.list()) == [f"{removal.LOCK}/00000001.json"]
 
 
 def test_a_publisher_waits_for_a_removal_of_the_same_content_and_fails_when_it_does_not_end(
