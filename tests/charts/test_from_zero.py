@@ -17,7 +17,7 @@ import yaml
 from minio import Minio, MinioAdmin
 from minio.credentials import StaticProvider
 
-from tests.cluster.conftest import kubeconfig, kubectl  # noqa: F401
+from tests.cluster.conftest import kubectl
 from tests.support import doc_commands, workflows
 from tests.support.chart import CHART, helm
 from tests.support.kfp_server import kfp_server

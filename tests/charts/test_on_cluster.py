@@ -15,7 +15,7 @@ from medmim.cluster import pod_templates
 from medmim.cluster.ray.pods import head, submitter, worker
 from medmim.recipe.pods import Pods
 from tests.charts.network import Pod, about
-from tests.cluster.conftest import kubeconfig, kubectl  # noqa: F401
+from tests.cluster.conftest import kubectl
 from tests.support.chart import CHART, VALUES, Object, helm, named, render
 from tests.support.chart_scripts import helm_test
 from tests.support.waiting import until
@@ -92,7 +92,7 @@ class Place:
 
 
 @pytest.fixture
-def place(kubeconfig: Path) -> Iterator[Place]:  # noqa: F811
+def place(kubeconfig: Path) -> Iterator[Place]:
     made = Place(kubeconfig, f"medmim-{uuid.uuid4().hex[:6]}")
     made.kubectl("create", "namespace", made.name)
     made.kubectl("label", "namespace", made.name, "pod-security.kubernetes.io/enforce=restricted")
