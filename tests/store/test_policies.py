@@ -212,7 +212,8 @@ def test_the_key_of_gc_removes_what_it_plans_and_no_decision_and_publishes_nothi
     kept = {key for key in promoter.list() if key.split("/")[0] in ("decisions", "erased", "nights")}
     place = open_store(as_user("gc"))
     gone = gc.collect(ws, gc.plan(ws, last=0, days=0, now=time.time() + 100 * gc.DAY))
-    assert f"data/{artifact.digest}" in {item.name for item in gone} and set(place.list()) == kept
+    assert f"data/{artifact.digest}" in {item.name for item in gone}
+    assert set(place.list()) == kept | {"removing/lock/00000001.json"}
     promoter.create("store.json", b"{}")  # afterwards: a store with an id wants an MLflow that knows it
     kept.add("store.json")
     for key in kept:
