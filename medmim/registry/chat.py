@@ -21,6 +21,8 @@ from medmim.sample import split_options
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from medmim.data.sources.image_file import ImageFile
+
 _ROLES = (
     "there is one message, of role user: the model is asked as it was trained, without a system message or a dialogue"
 )
@@ -172,7 +174,7 @@ def parse(body: bytes, limits: Limits) -> Asked:
         raise Refused(413, f"{len(urls)} images; a request may hold {limits.images}", "messages.0.content")
     images, room = list["Image"](), limits.pixels_in_all
     for number, url in urls:
-        images.append(_image(url, f"messages.0.content.{number}.image_url.url", limits, room))
+        images.append(image(url, f"messages.0.content.{number}.image_url.url", limits, room).pixels.convert("RGB"))
         room -= images[-1].width * images[-1].height
     return Asked(
         given.model,
@@ -229,8 +231,18 @@ def _new_tokens(given: _Body, limits: Limits) -> int:
     return asked or min(limits.answer, limits.new_tokens)
 
 
-def _image(url: str, param: str, limits: Limits, room: int) -> "Image":
-    """The RGB pixels of a data URL; `room` is how many the request may still hold."""
+def image(url: str, param: str, limits: Limits, room: int) -> "ImageFile":
+    """The image of a data URL.
+
+    Args:
+        url: As in a request.
+        param: The field that it stands in, which a refusal names.
+        limits: What a request may hold.
+        room: How many pixels it may still hold.
+
+    Raises:
+        Refused: 400 for what is no image, 413 for one that is too large.
+    """
     from medmim.data.sources import image_file
     from medmim.data.sources.source import BadImage
 
@@ -245,11 +257,11 @@ def _image(url: str, param: str, limits: Limits, room: int) -> "Image":
         raise Refused(400, "the image is not base64", param) from None
     _refuse_large(raw, param, limits, room)
     try:
-        found = image_file.decode(raw).pixels
+        found = image_file.decode(raw)
     except BadImage as error:
         raise Refused(400, f"the image cannot be used: {error}", param) from None
-    _refuse_many_pixels(*found.size, param, limits, room)
-    return found.convert("RGB")
+    _refuse_many_pixels(*found.pixels.size, param, limits, room)
+    return found
 
 
 def _refuse_large(raw: bytes, param: str, limits: Limits, room: int) -> None:

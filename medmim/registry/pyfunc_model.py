@@ -4,8 +4,6 @@ The version holds this file and a store URI, not a second copy of the weights; l
 It takes questions of its own form, and requests of OpenAI's chat API, as `mlflow models serve` hands them on.
 """
 
-import base64
-import binascii
 import io
 import json
 import tempfile
@@ -21,9 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medmim import store
 from medmim.errors import UserError
-from medmim.store.paths import existing
-
-_LONGEST_PATH = 4096
 
 
 class Request(BaseModel):
@@ -31,7 +26,7 @@ class Request(BaseModel):
 
     Attributes:
         question: The question, its options included as lines `A: text`; without image placeholders.
-        images: Pictures in order: a file's path, a `data:` URL, or plain base64.
+        images: Pictures in order: files as `data:` URLs or as plain base64.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -123,43 +118,34 @@ def _requests(given: Any) -> list[Request]:
 
 
 def _images(requests: list[Request]) -> list[list[Any]]:
-    from medmim.data.sources.source import BadImage
+    """The pictures of each request, prepared as those of a data set are.
 
-    problems: list[str] = []
-    opened = []
-    for number, request in enumerate(requests, 1):
-        row = []
-        for place, text in enumerate(request.images or (), 1):
-            try:
-                row.append(_open(text))
-            except (OSError, ValueError, BadImage) as error:
-                problems.append(f"request {number}, image {place}: {error}")
-        opened.append(row)
-    if problems:
-        raise UserError(
-            "images that cannot be read",
-            fix="give a path, a data: URL or base64 of a PNG or JPEG",
-            problems=problems,
-        )
-    return opened
-
-
-def _open(text: str) -> Any:
-    """A picture from a path, a data URL or base64, prepared as the pictures of a data set are."""
+    Not from files: whoever may ask a server would be told of what lies on its machine.
+    """
     from PIL import Image
 
-    from medmim.data.sources import image_file
+    from medmim.registry import chat
 
-    if text.startswith("data:"):
-        raw = base64.b64decode(text.partition(",")[2], validate=True)
-    elif len(text) < _LONGEST_PATH and (path := existing(text)) is not None and path.is_file():
-        raw = path.read_bytes()
-    else:
-        try:
-            raw = base64.b64decode(text, validate=True)
-        except binascii.Error:
-            raise ValueError(f"'{text[:60]}' is neither a file nor base64") from None
-    return Image.open(io.BytesIO(image_file.decode(raw).shrunk())).convert("RGB")
+    limits, problems = chat.Limits(), list[str]()
+    opened = []
+    for number, request in enumerate(requests, 1):
+        given, row, room = request.images or [], list[Any](), limits.pixels_in_all
+        if len(given) > limits.images:
+            problems.append(f"request {number}: {len(given)} images; it may hold {limits.images}")
+            continue
+        for place, text in enumerate(given, 1):
+            url = text if text.startswith("data:") else f"data:;base64,{text}"
+            try:
+                found = chat.image(url, "images", limits, room)
+            except chat.Refused as error:
+                problems.append(f"request {number}, image {place}: {error.message}")
+                continue
+            room -= found.pixels.width * found.pixels.height
+            row.append(Image.open(io.BytesIO(found.shrunk())).convert("RGB"))
+        opened.append(row)
+    if problems:
+        raise UserError("images that cannot be read", fix="give data: URLs or base64 of files", problems=problems)
+    return opened
 
 
 LvlmModel.predict._is_pyfunc = True  # type: ignore[attr-defined]  # else MLflow warns that it does not check inputs
