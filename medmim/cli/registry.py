@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from medmim.housekeeping import erase
 from medmim.recipe.registry import CANDIDATE
 from medmim.redact import shown
 from medmim.registry import aliases, approval, decisions, facts, lookup, promote
+from medmim.registry.decisions import Decision
 from medmim.run.workspace import Workspace, sqlite_path, workspace
 
 app = typer.Typer(no_args_is_help=True, help="Registered models, and which version is champion.")
@@ -211,10 +212,7 @@ def refuse(
     if on_cluster:
         return _on_cluster(["refuse", f"--why={why}", "--", name, version], namespace, as_json)
     _refuse_namespace(namespace)
-    ws = _workspace(home)
-    candidate, name = name, name.removesuffix(CANDIDATE)
-    before = len(decisions.read(ws, name))
-    _print(facts.of_decision(ws, name, promote.refuse(ws, candidate, version, why), before), as_json)
+    _print_word_against(promote.refuse, _workspace(home), name, version, why, as_json)
 
 
 @app.command()
@@ -236,10 +234,7 @@ def retire(
     if on_cluster:
         return _on_cluster(["retire", f"--why={why}", "--", name, version], namespace, as_json)
     _refuse_namespace(namespace)
-    ws = _workspace(home)
-    candidate, name = name, name.removesuffix(CANDIDATE)
-    before = len(decisions.read(ws, name))
-    _print(facts.of_decision(ws, name, promote.retire(ws, candidate, version, why), before), as_json)
+    _print_word_against(promote.retire, _workspace(home), name, version, why, as_json)
 
 
 @app.command()
@@ -325,6 +320,19 @@ def _on_cluster(words: Sequence[str], namespace: str | None, as_json: bool) -> N
 def _refuse_namespace(namespace: str | None) -> None:
     if namespace:
         raise UserError("--namespace is for --on-cluster", fix="add --on-cluster, or leave it out")
+
+
+def _print_word_against(
+    word: Callable[[Workspace, str, str, str], Decision],
+    ws: Workspace,
+    given: str,
+    version: str,
+    why: str,
+    as_json: bool,
+) -> None:
+    name = given.removesuffix(CANDIDATE)
+    before = len(decisions.read(ws, name))
+    _print(facts.of_decision(ws, name, word(ws, given, version, why), before), as_json)
 
 
 def _print(found: Mapping[str, Any], as_json: bool) -> None:

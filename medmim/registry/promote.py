@@ -6,7 +6,7 @@ gate judged). Set by hand, they are restored by the next run, or by `medmim regi
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from medmim import hints, progress, store
 from medmim.errors import TRY_AGAIN, Refused, UserError
@@ -259,18 +259,13 @@ def refuse(ws: Workspace, name: str, version: str, why: str, who: str = "") -> D
     Raises:
         UserError: As `check_refusable`; no such version, or no reason or no person given.
     """
-    candidate = lookup.get_version(ws, name, version)
-    digest, uri = evidence.named_by(name, candidate)
-    reason, who = _reason(why), person(who)
-    production = name.removesuffix(CANDIDATE)
-    if production != name:
-        reason = f"{reason} (version {version} of {name})"
+    candidate, entry = _word_against("refused", ws, name, version, why, who)
 
     def decide(log: list[Decision]) -> Decision:
         check_refusable(ws, name, candidate, log)
-        return decisions.refusal(log, digest) or Decision("refused", version, digest, uri, why=reason, who=who)
+        return decisions.refusal(log, entry.digest) or entry
 
-    return decisions.append(ws, production, decide)
+    return decisions.append(ws, name.removesuffix(CANDIDATE), decide)
 
 
 def retire(ws: Workspace, name: str, version: str, why: str, who: str = "") -> Decision:
@@ -292,22 +287,30 @@ def retire(ws: Workspace, name: str, version: str, why: str, who: str = "") -> D
         UserError: As `check_refusable`; it is the champion of any model, or the one that a rollback needs; no such
             version, or no reason or no person given.
     """
-    candidate = lookup.get_version(ws, name, version)
-    digest, uri = evidence.named_by(name, candidate)
-    reason, who = _reason(why), person(who)
+    candidate, word = _word_against("retired", ws, name, version, why, who)
     production = name.removesuffix(CANDIDATE)
-    if production != name:
-        reason = f"{reason} (version {version} of {name})"
 
     def decide(log: list[Decision]) -> Decision:
         check_refusable(ws, name, candidate, log)
         for other, entries in {**decisions.read_all(ws), production: log}.items():
-            _check_out_of_use(f"version {version} of {name}", digest, other, roles(entries))
-        return decisions.retirement(log, digest) or Decision("retired", version, digest, uri, why=reason, who=who)
+            _check_out_of_use(f"version {version} of {name}", word.digest, other, roles(entries))
+        return decisions.retirement(log, word.digest) or word
 
     entry = decisions.append(ws, production, decide)
     retired.by_person(ws, name, candidate, entry)
     return entry
+
+
+def _word_against(
+    verdict: Literal["refused", "retired"], ws: Workspace, name: str, version: str, why: str, who: str
+) -> tuple[Version, Decision]:
+    """A version and a person's word against it, not yet in the log; its reason names the candidate it was given as."""
+    candidate = lookup.get_version(ws, name, version)
+    digest, uri = evidence.named_by(name, candidate)
+    reason, who = _reason(why), person(who)
+    if name.endswith(CANDIDATE):
+        reason = f"{reason} (version {version} of {name})"
+    return candidate, Decision(verdict, version, digest, uri, why=reason, who=who)
 
 
 def _check_out_of_use(title: str, digest: str, name: str, now: Roles) -> None:
