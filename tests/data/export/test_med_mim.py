@@ -16,8 +16,8 @@ from medmim.data.sources.published_rows import kind_of, sample_of
 from medmim.run.workspace import workspace
 from medmim.sample import Sample
 from medmim.terms import APACHE
-from tests.data.export.test_run import image_id, picture, sample
 from tests.support import shared_data
+from tests.support.exports import image_id, picture, sample
 
 # Rows of the real files, and those that come back byte for byte: blanks at the end of an answer and a second end of
 # line are lost, a row that stands twice is kept once, and one of training is a benchmark's, too.
